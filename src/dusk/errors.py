@@ -1,0 +1,69 @@
+"""Every error that dusk raises on purpose.
+
+    DuskError                  exit code 1: the work failed
+    ├── WorkError              a stage, a server or a disk gave up; what was done is kept
+    │   └── OutputError        an output could not be written, or somebody else is writing it
+    └── InputError             exit code 2: what was given is wrong
+        ├── LayerMapError      a map that no model of this depth can have
+        ├── CheckpointError    files that are no model, or not a whole one
+        ├── DataError          rows that are missing, malformed or of another kind
+        ├── SettingError       a flag or setting out of its range
+        └── RecipeError        a recipe that cannot be run
+
+A message says who, what and why; `problems` lists every fault of one input at once; `remedy` says
+what to do about them.
+"""
+
+from collections.abc import Sequence
+
+
+class DuskError(Exception):
+    """The root: catch it to catch everything that dusk raises on purpose."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, problems: Sequence[str] = (), remedy: str = "") -> None:
+        self.message = message
+        self.problems = list(problems)
+        self.remedy = remedy
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        lines = [self.message, *(f"  - {problem}" for problem in self.problems)]
+        if self.remedy:
+            lines.append(f"{'What to do: ' if self.problems else ''}{self.remedy}")
+        return "\n".join(lines)
+
+
+class WorkError(DuskError):
+    """The work failed although the input was right."""
+
+
+class OutputError(WorkError):
+    """An output could not be written, or another process is writing it."""
+
+
+class InputError(DuskError):
+    """What was given is wrong; nothing was changed."""
+
+    exit_code = 2
+
+
+class LayerMapError(InputError):
+    """A layer map that no model of this depth can have."""
+
+
+class CheckpointError(InputError):
+    """Files that are no model, or not a whole one."""
+
+
+class DataError(InputError):
+    """Rows that are missing, malformed or of another kind than asked for."""
+
+
+class SettingError(InputError):
+    """A flag or setting out of its range."""
+
+
+class RecipeError(InputError):
+    """A recipe that cannot be run."""
