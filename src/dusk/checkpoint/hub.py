@@ -1,0 +1,59 @@
+"""From what the user wrote to a local folder: a path as it is, a hub id downloaded."""
+
+import difflib
+import re
+from pathlib import Path
+
+from dusk.errors import CheckpointError
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w./-]+)?", re.ASCII)
+_WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md", "LICENSE*"]
+_UNWANTED = ["*/*", "consolidated*", "*.fp16.*", "adapter_*"]
+
+
+def resolve(model: str | Path) -> Path:
+    """The local folder of a model given as a folder or as a hub id `name[@revision]`.
+
+    Raises `CheckpointError` when it is neither, naming the folders nearby that it could have meant.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise CheckpointError(f"{path} is a file; a model is a folder with config.json and weights.")
+    name = str(model)
+    looks_local = isinstance(model, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1
+    if looks_local or (path.parent.name and path.parent.is_dir()) or not _HUB_ID.fullmatch(name):
+        raise CheckpointError(f"There is no folder {name}.", remedy=_nearby(path))
+    return _download(name, path)
+
+
+def _nearby(path: Path) -> str:
+    parent = path.parent
+    folders = [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
+    close = difflib.get_close_matches(path.name, folders, n=3, cutoff=0.5)
+    if close:
+        return f"Nearby there is {', '.join(str(parent / name) for name in close)}."
+    where = f"{parent} holds no similar folder" if folders else f"{parent} holds no folder"
+    return f"{where}; a hub id has the form owner/name or owner/name@revision."
+
+
+def _download(name: str, path: Path) -> Path:
+    from huggingface_hub import snapshot_download  # lazy: 0.3 s that a local folder does not need
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    repo, _, revision = name.partition("@")
+    try:
+        folder = snapshot_download(
+            repo, revision=revision or None, allow_patterns=_WANTED, ignore_patterns=_UNWANTED
+        )
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else "no answer"
+        raise CheckpointError(
+            f"{name} is no folder here, and the hub does not give it ({status}).", remedy=_nearby(path)
+        ) from error
+    except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        raise CheckpointError(
+            f"{name} is no folder here, and the hub cannot be reached.", remedy=_nearby(path)
+        ) from error
+    return Path(folder)

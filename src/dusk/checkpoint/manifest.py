@@ -1,0 +1,109 @@
+"""`dusk.json`: what a folder was made from, how, and what came out. The model card is written from it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from dusk.checkpoint.folder import Checkpoint, read_json_object
+from dusk.errors import CheckpointError
+
+MANIFEST_FILE = "dusk.json"
+
+
+@dataclass(frozen=True)
+class Source:
+    """An input: where it lay, what the user called it, and the digest of its headers or contents."""
+
+    path: str
+    name: str
+    digest: str
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> Self:
+        """A checkpoint as an input."""
+        return cls(str(checkpoint.path.absolute()), checkpoint.name, checkpoint.header_digest())
+
+
+def installed_versions(*packages: str) -> dict[str, str]:
+    """The versions of dusk and of those of these packages that are installed."""
+    from importlib.metadata import PackageNotFoundError, version  # lazy: reads metadata of every package
+
+    found = {}
+    for package in ("dusk", *packages):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The fields of `dusk.json`; `layer_map` as `LayerMap.to_json` gives it, None where none was used.
+
+    `results` holds what was measured, `lineage` the manifests of the inputs' own inputs where known.
+    """
+
+    command: str
+    inputs: tuple[Source, ...] = ()
+    layer_map: Mapping[str, Any] | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=installed_versions)
+    results: Mapping[str, Any] = field(default_factory=dict)
+    lineage: tuple[Mapping[str, Any], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest as JSON values."""
+        return {
+            "dusk": self.versions.get("dusk", ""),
+            "command": self.command,
+            "inputs": [{"path": s.path, "name": s.name, "digest": s.digest} for s in self.inputs],
+            "layer_map": dict(self.layer_map) if self.layer_map is not None else None,
+            "settings": dict(self.settings),
+            "versions": dict(self.versions),
+            "results": dict(self.results),
+            **({"lineage": [dict(ancestor) for ancestor in self.lineage]} if self.lineage else {}),
+        }
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> Path:
+    """Writes `dusk.json`, whole or not at all."""
+    file = folder / MANIFEST_FILE
+    write_json(file, manifest.to_json())
+    return file
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The folder's manifest, None where it has none; raises `CheckpointError` for one that is damaged."""
+    file = folder / MANIFEST_FILE
+    if not file.exists():
+        return None
+    data = read_json_object(file)
+    try:
+        return Manifest(
+            command=data["command"],
+            inputs=tuple(Source(item["path"], item["name"], item["digest"]) for item in data["inputs"]),
+            layer_map=data.get("layer_map"),
+            settings=data.get("settings", {}),
+            versions=data.get("versions", {}),
+            results=data.get("results", {}),
+            lineage=tuple(data.get("lineage", ())),
+        )
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{file} is no manifest of dusk: {error!r}.") from error
+
+
+def ancestry(*folders: Path) -> tuple[Mapping[str, Any], ...]:
+    """What the manifests of these input folders say about where they came from, nearest first."""
+    manifests = [manifest for folder in folders if (manifest := read_manifest(folder)) is not None]
+    nearest = tuple({"command": m.command, "inputs": m.to_json()["inputs"]} for m in manifests)
+    return nearest + tuple(ancestor for manifest in manifests for ancestor in manifest.lineage)
+
+
+def write_json(file: Path, value: Mapping[str, Any]) -> None:
+    """Writes a JSON object under a passing name first, so that a reader never sees half of it."""
+    passing = file.with_name(f"{file.name}.writing")
+    passing.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    passing.replace(file)
