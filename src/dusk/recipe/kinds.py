@@ -1,0 +1,81 @@
+"""The kinds of stage: to add one is to add a row.
+
+A row names the settings' class and the library function, which is imported in the stage's own process
+only, so that reading a recipe costs no torch.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from . import stages
+from .settings import StageSettings
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of stage.
+
+    Attributes:
+        name: as the recipe says it.
+        settings: the class of its settings.
+        function: `module:name` of what does the work; it is called with the settings as keywords (names of
+            other stages replaced by paths) and `out`, and with `progress` and `threads` where it takes them.
+        summary: one line for people.
+        out: what `out` is: `whole`, a folder that the function creates and completes by itself, continuing
+            where it was stopped; `folder`, an empty folder to write into; else the name of a file in one.
+        torch: whether it needs torch, and so waits for the process that has imported it.
+        revision: raised when the same settings come to give another result, so that finished stages of
+            older runs are done again.
+    """
+
+    name: str
+    settings: type[StageSettings]
+    function: str
+    summary: str
+    out: Literal["whole", "folder"] | str = "whole"
+    torch: bool = False
+    revision: int = 1
+
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind("model", stages.ModelStage, "dusk.recipe.model:model", "an existing checkpoint", out="folder"),
+        Kind(
+            "documentation",
+            stages.DocumentationStage,
+            "dusk.data.documentation:write_documentation",
+            "text from installed packages",
+            out="folder",
+        ),
+        Kind(
+            "arithmetic",
+            stages.ArithmeticStage,
+            "dusk.data.arithmetic:write_arithmetic",
+            "generated word problems",
+            out="folder",
+        ),
+        Kind(
+            "instructions",
+            stages.InstructionsStage,
+            "dusk.data.instructions:write_instructions",
+            "instructions and preferences",
+            out="folder",
+        ),
+        Kind("scale", stages.ScaleStage, "dusk.scale:scale", "depth up-scaling"),
+        Kind(
+            "pretrain", stages.PretrainStage, "dusk.train.pretrain:pretrain", "continued pretraining", torch=True
+        ),
+        Kind("sft", stages.SftStage, "dusk.train.sft:sft", "instruction tuning", torch=True),
+        Kind("align", stages.AlignStage, "dusk.train.align:align", "stepwise DPO", torch=True),
+        Kind("merge", stages.MergeStage, "dusk.merge:merge", "merging of weights"),
+        Kind(
+            "evaluate",
+            stages.EvaluateStage,
+            "dusk.evaluate:evaluate",
+            "evaluation",
+            out="results.json",
+            torch=True,
+        ),
+    )
+}

@@ -1,0 +1,200 @@
+"""From a YAML file to a Recipe, or to one error that names all that is wrong with it."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from ..errors import RecipeError
+from .kinds import KINDS
+from .recipe import Recipe, derived_seed, referring, stage_of
+from .settings import StageSettings
+
+_TOP = ("name", "description", "seed", "threads", "defaults", "stages")
+_RESERVED = {"state"}
+
+
+def load_recipe(path: str | Path, *, seed: int | None = None) -> Recipe:
+    """Read a recipe file.
+
+    Args:
+        path: the YAML file. Paths in it are relative to its folder.
+        seed: in place of the recipe's own.
+
+    Raises:
+        RecipeError: with every problem of the file at once.
+    """
+    path = Path(path)
+    try:
+        content = yaml.load(path.read_bytes(), Loader=_Loader)
+    except OSError as error:
+        raise RecipeError(f"{path}: {error.strerror or error}.", remedy="Give the path of a recipe.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not YAML: {_where(error)}.") from None
+    return parse_recipe(content, source=str(path), folder=path.parent, seed=seed)
+
+
+def parse_recipe(
+    content: Any, *, source: str = "the recipe", folder: Path | None = None, seed: int | None = None
+) -> Recipe:
+    """Make a Recipe of plain data; `source` is what messages call it, `folder` what paths are relative to."""
+    if not isinstance(content, dict):
+        raise RecipeError(f"{source} is not a recipe: it holds no `name:` and `stages:`.")
+    reading = _Reading((folder or Path()).absolute())
+    recipe = reading.recipe(content if seed is None else {**content, "seed": seed})
+    if recipe is None:
+        count = len(reading.problems)
+        raise RecipeError(f"{source}: {count} problem{'s' * (count > 1)}", problems=reading.problems)
+    return recipe
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error rather than a silent loss."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a key that the same mapping already has."""
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = str(key_node.value)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+class _Reading:
+    """One recipe being read: the problems found so far, and where its paths start."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.problems: list[str] = []
+
+    def recipe(self, content: Mapping[Any, Any]) -> Recipe | None:
+        for key in content:
+            if key not in _TOP:
+                self.problems.append(f"unknown key {key!r}{nearest(str(key), _TOP)}")
+        defaults = self._defaults(content.get("defaults"))
+        raw = content.get("stages")
+        if not isinstance(raw, dict) or not raw:
+            self.problems.append("`stages` is missing or empty: it maps the name of a stage to its settings")
+            raw = {}
+        seed = content.get("seed", 0)
+        stages = {str(name): self._stage(str(name), stage, defaults, seed) for name, stage in raw.items()}
+        whole = {name: self._paths(name, stage, raw) for name, stage in stages.items() if stage is not None}
+        head = {key: content[key] for key in ("name", "description", "seed", "threads") if key in content}
+        try:
+            recipe = Recipe.model_validate({**head, "stages": whole or {"none": StageSettings(kind="none")}})
+        except ValidationError as error:
+            self.problems[:0] = [_told(fault, "", ()) for fault in error.errors()]
+            return None
+        return None if self.problems else recipe
+
+    def _defaults(self, given: Any) -> dict[str, dict[str, Any]]:
+        defaults = {} if given is None else given
+        if not isinstance(defaults, dict) or not all(isinstance(value, dict) for value in defaults.values()):
+            self.problems.append("`defaults` is not a mapping of kinds to settings")
+            return {}
+        for name, settings in defaults.items():
+            if name not in KINDS:
+                self.problems.append(f"defaults: unknown kind {name!r}{nearest(str(name), KINDS)}")
+                continue
+            keys = _keys(KINDS[name].settings)
+            for key in settings:
+                if key not in keys:
+                    self.problems.append(f"defaults of {name}: unknown key {key!r}{nearest(str(key), keys)}")
+        return {str(name): dict(settings) for name, settings in defaults.items() if name in KINDS}
+
+    def _stage(
+        self, name: str, given: Any, defaults: Mapping[str, dict[str, Any]], seed: Any
+    ) -> StageSettings | None:
+        if name in _RESERVED:
+            self.problems.append(f"stage '{name}': the name is taken by the run itself")
+        if not isinstance(given, dict):
+            self.problems.append(f"stage '{name}': its settings are missing; `kind:` is the first of them")
+            return None
+        kind = given.get("kind")
+        if not isinstance(kind, str) or kind not in KINDS:
+            told = "`kind` is missing" if kind is None else f"unknown kind {kind!r}"
+            self.problems.append(f"stage '{name}': {told}{nearest(str(kind), KINDS)}")
+            return None
+        schema = KINDS[kind].settings
+        keys = _keys(schema)
+        values = {key: value for key, value in defaults.get(kind, {}).items() if key in keys} | given
+        if "seed" in keys and isinstance(seed, int) and not isinstance(seed, bool):
+            values.setdefault("seed", derived_seed(seed, kind))
+        try:
+            return schema.model_validate(values)
+        except ValidationError as error:
+            self.problems += [_told(fault, f"stage '{name}': ", keys) for fault in error.errors()]
+            return None
+
+    def _paths(self, name: str, settings: StageSettings, stages: Mapping[Any, Any]) -> StageSettings:
+        """The settings with their paths made absolute; what names no earlier stage becomes a problem."""
+        names = [str(stage) for stage in stages]
+        earlier = names[: names.index(name)]
+        marks = settings.references()
+        changed: dict[str, Any] = {}
+        for key, text in referring(settings):
+            resolved = self._refer(f"stage '{name}': {key}", text, marks[key].to, earlier, names)
+            old = changed.get(key, getattr(settings, key))
+            changed[key] = [resolved if item == text else item for item in old] if isinstance(old, list) else resolved
+        return settings.model_copy(update=changed)
+
+    def _refer(self, who: str, text: str, to: str, earlier: list[str], names: list[str]) -> str:
+        if stage_of(text, dict.fromkeys(earlier)) is not None and (to != "model" or "/" not in text):
+            return text
+        if to == "suite" and "/" not in text and "." not in text and text not in names:
+            return text  # a suite that is built in; the evaluation knows which there are
+        path = (self.folder / Path(text).expanduser()).absolute()
+        if to != "model" and stage_of(text, dict.fromkeys(names)) is None and path.exists():
+            return str(path)
+        self.problems.append(f"{who}: {_no_stage(text, to, earlier, names)}")
+        return text
+
+
+def _no_stage(text: str, to: str, earlier: list[str], names: list[str]) -> str:
+    stage = text.split("/", 1)[0]
+    listed = f"the earlier stages are {', '.join(earlier)}" if earlier else "it is the first stage"
+    if stage in names and stage not in earlier:
+        return f"{text!r} names a stage that does not come earlier; {listed}"
+    if stage in earlier:
+        return f"{text!r} is a file of a stage; a model is named by its stage alone, {stage!r}"
+    if to == "model":
+        return f"{text!r} names no earlier stage{nearest(stage, earlier)}; {listed}"
+    return f"{text!r} names neither an earlier stage nor a file{nearest(stage, earlier)}; {listed}"
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'tokens'?`, or the known words where none is near."""
+    words = list(known)
+    close = difflib.get_close_matches(word.lower(), words, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f" (known: {', '.join(words)})" if 0 < len(words) <= 12 else ""
+
+
+def _keys(schema: type[StageSettings]) -> list[str]:
+    return [key for key in schema.model_fields if key != "kind"]
+
+
+def _told(fault: Any, who: str, keys: Iterable[str]) -> str:
+    """A fault as pydantic found it, in the words of a recipe."""
+    where = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        return f"{who}unknown key '{where}'{nearest(where, keys)}"
+    if fault["type"] == "missing":
+        return f"{who}`{where}` is missing"
+    what = str(fault["msg"]).removeprefix("Value error, ")
+    what = what[:1].lower() + what[1:]
+    return f"{who}{where}: {what}, not {fault['input']!r}" if where else f"{who}{what}"
+
+
+def _where(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    what = getattr(error, "problem", None) or str(error)
+    return f"line {mark.line + 1}: {what}" if mark is not None else what

@@ -1,0 +1,81 @@
+"""What a run tells: an event while it works, and the report at its end."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Status = Literal["waiting", "running", "done", "failed", "stopped"]
+
+
+@dataclass(frozen=True)
+class StageEvent:
+    """Something that happened to a stage.
+
+    Attributes:
+        stage: its name.
+        kind: its kind.
+        status: what it is now.
+        kept: it was finished before this run, with the same settings.
+        done: how far it is, in `unit`s, and of how many; None where the stage does not say.
+        values: numbers of the moment, such as the loss.
+        seconds: how long it has worked.
+        message: the error, where it failed.
+    """
+
+    stage: str
+    kind: str
+    status: Status
+    kept: bool = False
+    done: float | None = None
+    total: float | None = None
+    unit: str = ""
+    values: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    message: str = ""
+
+
+Progress = Callable[[StageEvent], None]
+
+
+@dataclass
+class StageReport:
+    """One stage of a run, as run.json holds it."""
+
+    name: str
+    kind: str
+    status: Status
+    uses: tuple[str, ...]
+    settings: dict[str, Any]
+    fingerprint: str
+    kept: bool = False
+    seconds: float | None = None
+    peak_memory_bytes: int | None = None
+    results: dict[str, Any] = field(default_factory=dict)
+    error: str = ""
+
+
+@dataclass
+class RunReport:
+    """A run: where it lies, what it took, and every stage of it."""
+
+    out: Path
+    name: str
+    seed: int
+    jobs: int
+    threads: int
+    seconds: float
+    stages: list[StageReport]
+
+    def stage(self, name: str) -> StageReport:
+        """The stage of that name."""
+        return next(stage for stage in self.stages if stage.name == name)
+
+    def evaluations(self) -> list[Path]:
+        """The results files of the run's evaluations."""
+        found = (self.out / stage.name / "results.json" for stage in self.stages if stage.kind == "evaluate")
+        return [path for path in found if path.is_file()]
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain data."""
+        return {**asdict(self), "out": str(self.out)}

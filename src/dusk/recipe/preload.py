@@ -1,0 +1,30 @@
+"""What every stage that trains or evaluates imports: read once, in the process that stages are forked from.
+
+Importing the trainer costs nine seconds a process; a fork of the process that has it costs milliseconds.
+What is not installed here is left to the stage that needs it, which can say what is missing.
+"""
+
+import importlib
+import warnings
+
+MODULES = (
+    "torch",
+    "transformers",
+    "transformers.trainer",
+    "accelerate",
+    "dusk.train",
+    "dusk.train.pretrain",
+    "dusk.train.sft",
+    "dusk.train.align",
+    "dusk.evaluate",
+)
+
+
+def preload() -> None:
+    """Import the heavy modules; an absent one is no error here."""
+    for module in MODULES:
+        with warnings.catch_warnings(action="ignore"):
+            try:
+                importlib.import_module(module)
+            except ImportError:
+                continue

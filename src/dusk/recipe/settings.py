@@ -1,0 +1,76 @@
+"""What a stage's settings are made of: the base class, and the types that a recipe's values have.
+
+A setting that is left out is not given to the library function, so that every default has one home:
+the function. Field descriptions are also the help texts of the command line's flags.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+_SCALES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
+_COUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([kmbt]?)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Marks a setting whose text may name another stage's output.
+
+    `model`: the name of an earlier stage. `file`: `stage`, `stage/file` or a path on this machine.
+    `suite`: as `file`, or the name of a suite that is built in.
+    """
+
+    to: Literal["model", "file", "suite"]
+
+
+def parse_count(value: Any) -> Any:
+    """`400k`, `1.5M` and `11B` as whole numbers; everything else is left for the type to judge."""
+    match = _COUNT.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        return value
+    count = float(match[1]) * _SCALES[match[2].lower()]
+    return int(count) if count.is_integer() else value
+
+
+Model = Annotated[str, Reference("model")]
+File = Annotated[str, Reference("file")]
+Suite = Annotated[str, Reference("suite")]
+Count = Annotated[int, BeforeValidator(parse_count), Field(gt=0)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class StageSettings(BaseModel):
+    """The settings of one stage, named as the parameters of the library function that it calls."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    kind: str
+
+    def given(self) -> dict[str, Any]:
+        """The settings that the recipe gives, in the order of the schema, without the kind."""
+        return self.model_dump(exclude_unset=True, exclude={"kind"})
+
+    @classmethod
+    def references(cls) -> dict[str, Reference]:
+        """The fields whose text names another stage's output."""
+        found = {
+            name: _reference(field.annotation, field.metadata) for name, field in cls.model_fields.items()
+        }
+        return {name: reference for name, reference in found.items() if reference is not None}
+
+
+def _reference(annotation: Any, metadata: Any = ()) -> Reference | None:
+    """The mark on a type, or on what it is made of (`list[File]`, `Model | None`)."""
+    for mark in metadata:
+        if isinstance(mark, Reference):
+            return mark
+    for part in get_args(annotation):
+        found = _reference(part, getattr(part, "__metadata__", ()))
+        if found is not None:
+            return found
+    return None

@@ -1,0 +1,128 @@
+"""The settings of each kind of stage: one class a kind, named as its library function's parameters.
+
+They are also what the command line's flags are made of. Ranges are checked here, before hours of work;
+what a setting does, and its default, stands with the library function.
+"""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from .settings import Count, File, Model, NotNegative, Positive, Seed, Share, StageSettings, Suite
+
+
+class ModelStage(StageSettings):
+    """An existing checkpoint that the other stages start from."""
+
+    path: str = Field(description="folder, hub id (name[@revision]), dusk:constant or dusk:decayed")
+
+
+class DocumentationStage(StageSettings):
+    """The documentation of the installed packages, as text in three parts that do not overlap."""
+
+    packages: list[str] | None = Field(None, description="the packages to read; stdlib is the standard library")
+    workers: int | None = Field(None, ge=1, description="processes that read")
+
+
+class ArithmeticStage(StageSettings):
+    """Generated word problems with worked answers, in levels of difficulty."""
+
+    seed: Seed | None = Field(None, description="seed of the problems")
+
+
+class InstructionsStage(StageSettings):
+    """Instructions and preference pairs made of documentation and arithmetic."""
+
+    seed: Seed | None = Field(None, description="seed of the choice of rows")
+
+
+class ScaleStage(StageSettings):
+    """A deeper model of a shallower one, by copying its layers."""
+
+    base: Model = Field(description="the model to scale")
+    drop: int | None = Field(None, ge=0, description="layers left out at each side of the seam [n/4]")
+    to: int | None = Field(None, ge=1, description="number of layers of the result")
+    params: str | None = Field(None, description="size of the result, such as 11B")
+    layers: str | None = Field(None, description="the layers by name, such as 0-23,8-31")
+    fresh: Literal["copy", "identity"] | None = Field(None, description="how repeated layers start [copy]")
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Self:
+        named = [key for key in ("drop", "to", "params", "layers") if getattr(self, key) is not None]
+        if len(named) > 1:
+            raise ValueError(f"{' and '.join(named)} each say the size; give one")
+        return self
+
+
+class TrainingStage(StageSettings):
+    """What every kind of training can be told."""
+
+    epochs: Positive | None = Field(None, description="passes over the data")
+    sequence_length: Count | None = Field(None, description="tokens of a row")
+    batch_tokens: Count | None = Field(None, description="tokens of an update")
+    learning_rate: Positive | None = Field(None, description="peak learning rate")
+    schedule: Literal["constant", "cosine", "linear", "wsd"] | None = Field(
+        None, description="how the learning rate goes"
+    )
+    warmup: Share | None = Field(None, description="share of the updates that warm up")
+    decay: Share | None = Field(None, description="share of the updates that decay (wsd)")
+    weight_decay: NotNegative | None = Field(None, description="weight decay of AdamW")
+    grad_clip: Positive | None = Field(None, description="largest norm of the gradient")
+    seed: Seed | None = Field(None, description="seed of order and initial weights")
+    eval_data: list[File] | None = Field(None, description="held-out text, measured along the way")
+    eval_every_tokens: Count | None = Field(None, description="tokens between two measurements")
+    save_every_tokens: Count | None = Field(None, description="tokens between two checkpoints to continue from")
+    precision: Literal["float32", "bfloat16", "auto"] | None = Field(None, description="type of the arithmetic")
+    threads: int | None = Field(None, ge=1, description="processor threads")
+
+
+class PretrainStage(TrainingStage):
+    """Continued pretraining (or, with `from_scratch`, a new model)."""
+
+    model: Model | None = Field(None, description="the model to continue")
+    from_scratch: File | None = Field(None, description="config.json of a new model, instead of a model")
+    data: list[File] = Field(min_length=1, description="text to train on")
+    tokens: Count | None = Field(None, description="tokens to train on, such as 2M")
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Self:
+        if (self.model is None) == (self.from_scratch is None):
+            raise ValueError("give either model or from_scratch")
+        return self
+
+
+class SftStage(TrainingStage):
+    """Instruction tuning: the loss falls on the answers alone."""
+
+    model: Model = Field(description="the model to tune")
+    data: list[File] = Field(min_length=1, description="instructions with answers")
+    tokens: Count | None = Field(None, description="tokens to train on, such as 2M")
+    template: str | None = Field(None, description="chat template: solar, alpaca or chatml")
+
+
+class AlignStage(TrainingStage):
+    """Stepwise DPO: each file of preference pairs is one step, which refers to the step before."""
+
+    model: Model = Field(description="the model to align")
+    steps: list[File] = Field(min_length=1, description="preference pairs; one file is one step")
+    template: str | None = Field(None, description="chat template: solar, alpaca or chatml")
+    beta: Positive | None = Field(None, description="strength of the reference")
+    order: str | None = Field(None, description="order of the pairs within a step")
+
+
+class MergeStage(StageSettings):
+    """One model of several: their average, or the point between two on the sphere."""
+
+    models: list[Model] = Field(min_length=2, description="the models to merge")
+    method: str | None = Field(None, description="linear or slerp")
+    weights: list[float] | None = Field(None, description="weight of each model (linear)")
+    t: Share | None = Field(None, description="place between the first model (0) and the second (1)")
+
+
+class EvaluateStage(StageSettings):
+    """Scores of models on a suite of tasks."""
+
+    models: list[Model] = Field(min_length=1, description="the models to evaluate")
+    suite: Suite = Field(description="h6, openllm, or a suite file")
+    data: File | None = Field(None, description="folder of the tasks' data")
+    limit: int | None = Field(None, ge=1, description="items of each task at most")

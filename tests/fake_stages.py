@@ -1,0 +1,119 @@
+"""Small kinds of stage for the tests of the runner: they write files, slowly, wrongly or not at all."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from dusk.errors import DataError
+from dusk.recipe import KINDS, Kind
+from dusk.recipe.settings import File, Model, Seed, StageSettings
+
+
+class Source(StageSettings):
+    """Writes a file of its text and seed."""
+
+    text: str = ""
+    seed: Seed | None = None
+    seconds: float = 0
+
+
+class Grow(StageSettings):
+    """Appends lines one by one, in a `.partial` folder that a second attempt continues."""
+
+    model: Model
+    data: list[File] = []
+    lines: int = Field(3, ge=1)
+    seconds: float = 0
+    learning_rate: float | None = Field(None, gt=0)
+
+
+class Fail(StageSettings):
+    """Fails in its own way."""
+
+    model: Model | None = None
+    how: Literal["dusk", "python", "kill", "orphan", "interrupt"] = "dusk"
+
+
+class Score(StageSettings):
+    """Writes results of models."""
+
+    models: list[Model]
+
+
+def source(*, out: Path, text: str = "", seed: int | None = None, seconds: float = 0) -> None:
+    time.sleep(seconds)
+    (out / "text.txt").write_text(f"{text} {seed}\n")
+    _count(out)
+
+
+def grow(*, out, model, data=(), lines=3, seconds=0, learning_rate=None, progress=None) -> None:
+    partial = Path(f"{out}.partial")
+    partial.mkdir(exist_ok=True)
+    path = partial / "text.txt"
+    if not path.exists():
+        _replace(path, Path(model, "text.txt").read_text() + "".join(Path(d).read_text() for d in data))
+    have = len(path.read_text().splitlines())
+    wanted = 1 + len(data) + lines
+    for number in range(have, wanted):
+        time.sleep(seconds / lines)
+        _replace(path, path.read_text() + f"{number} {learning_rate}\n")
+        progress(number, wanted, "lines", loss=1 / number)
+    _count(partial)
+    (partial / "dusk.json").write_text(json.dumps({"results": {"tokens": lines}}))
+    partial.rename(out)
+
+
+def fail(*, out: Path, model: str | None = None, how: str = "dusk") -> None:
+    if how == "dusk":
+        raise DataError("rows.jsonl:3: no text.", problems=["one", "two"], remedy="Mend it.")
+    if how == "python":
+        raise ZeroDivisionError("by zero")
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "orphan":
+        started = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        (out / "pid").write_text(str(started.pid))
+        Path(out.parent.parent, "pids").write_text(f"{os.getpid()} {started.pid}")
+        time.sleep(600)
+
+
+def score(*, out: Path, models: list[str]) -> None:
+    rows = [
+        {"name": Path(m).name, "scores": {"lines": {"n": {"value": len(Path(m, "text.txt").read_text())}}}}
+        for m in models
+    ]
+    out.write_text(json.dumps({"suite": "fake", "models": rows}))
+
+
+def _replace(path: Path, text: str) -> None:
+    new = path.with_suffix(".new")
+    new.write_text(text)
+    new.replace(path)
+
+
+def _count(folder: Path) -> None:
+    """How often a stage has been done, kept outside of its output."""
+    name = folder.name.removesuffix(".partial")
+    with (folder.parent.parent / f"done-{name}").open("a") as file:
+        file.write("x")
+
+
+FAKES = {
+    "source": Kind("source", Source, "fake_stages:source", "", out="folder"),
+    "grow": Kind("grow", Grow, "fake_stages:grow", ""),
+    "fail": Kind("fail", Fail, "fake_stages:fail", "", out="folder"),
+    "score": Kind("score", Score, "fake_stages:score", "", out="results.json"),
+}
+
+if __name__ == "__main__":
+    from dusk.recipe import run
+
+    KINDS.update(FAKES)
+    run(sys.argv[1], sys.argv[2], jobs=2)
