@@ -1,0 +1,121 @@
+"""The model card: README.md written from `dusk.json`, with the fields that the hub reads."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dusk.checkpoint.folder import CONFIG_FILE, read_json_object
+from dusk.checkpoint.manifest import Manifest, Source, read_manifest
+from dusk.errors import CheckpointError
+from dusk.layers import LayerMap
+
+CARD_FILE = "README.md"
+_RELATIONS = {"merge": "merge"}
+_TAGS = {"scale": ["depth-up-scaling"], "merge": ["merge"], "align": ["dpo"], "sft": ["sft"]}
+_LICENSE = re.compile(r"^license:\s*[\"']?([\w.+-]+)[\"']?\s*$", re.MULTILINE)
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+
+
+def write_card(folder: Path) -> Path:
+    """Writes the model card of a folder that has a `dusk.json`; raises `CheckpointError` for one without.
+
+    The card names the base models, their licence where their card or config states one and all agree,
+    the layer map, the settings and the results.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise CheckpointError(f"{folder} has no dusk.json to write a model card from.")
+    file = folder / CARD_FILE
+    file.write_text(render_card(manifest, folder.name.removesuffix(".partial")), encoding="utf-8")
+    return file
+
+
+def render_card(manifest: Manifest, title: str) -> str:
+    """The text of the card."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # lazy: only cards need it
+
+    environment = Environment(
+        loader=PackageLoader("dusk.checkpoint", "."),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,  # markdown; values pass through the filters below
+    )
+    environment.filters |= {"code": _code, "cell": _cell, "tojson": json.dumps}
+    layer_map = LayerMap.from_json(manifest.layer_map) if manifest.layer_map else None
+    verb = manifest.command.split(" ")[0]
+    text = environment.get_template("card.md.jinja").render(
+        manifest=manifest,
+        title=title,
+        license=_common_license(manifest.inputs),
+        base_models=sorted({name for source in manifest.inputs if (name := _model_name(source))}),
+        relation=_RELATIONS.get(verb, "finetune"),
+        tags=_TAGS.get(verb, []),
+        seams=layer_map.seams if layer_map else (),
+        identities=_identities(layer_map),
+        tables={"Settings": manifest.settings, "Results": manifest.results},
+    )
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def read_license(folder: Path) -> str | None:
+    """The licence that a model's card or config states."""
+    card = folder / CARD_FILE
+    if card.is_file():
+        front, closed = _front_matter(card.read_text(encoding="utf-8", errors="replace"))
+        match = _LICENSE.search(front) if closed else None
+        if match:
+            return match[1]
+    if (folder / CONFIG_FILE).is_file():
+        stated = read_json_object(folder / CONFIG_FILE).get("license")
+        return stated if isinstance(stated, str) else None
+    return None
+
+
+def _front_matter(card: str) -> tuple[str, bool]:
+    if not card.startswith("---\n"):
+        return "", False
+    front, mark, _ = card[4:].partition("\n---")
+    return front, bool(mark)
+
+
+def _common_license(inputs: tuple[Source, ...]) -> str | None:
+    stated = {read_license(Path(source.path)) for source in inputs}
+    return stated.pop() if len(stated) == 1 else None
+
+
+def _model_name(source: Source) -> str | None:
+    """The name for `base_model`: a hub id without its revision, or the last part of a path."""
+    name = source.name.partition("@")[0]
+    if name.count("/") != 1 or name.startswith((".", "/")):
+        name = Path(source.path).name
+    return name if _HUB_NAME.fullmatch(name) else None
+
+
+def _identities(layer_map: LayerMap | None) -> str:
+    fresh = layer_map.fresh if layer_map else ()
+    return ", ".join(str(i) for i, flag in enumerate(fresh) if flag)
+
+
+def _code(value: object) -> str:
+    return f"`{str(value).replace('`', "'")}`"
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        text = f"{value:.6g}"
+    elif isinstance(value, Mapping | list | tuple):
+        text = json.dumps(_rounded(value), ensure_ascii=False)
+    else:
+        text = str(value)
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, Mapping):
+        return {str(key): _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list | tuple) else value
