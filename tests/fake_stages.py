@@ -28,7 +28,7 @@ class Grow(StageSettings):
     """Appends lines one by one, in a `.partial` folder that a second attempt continues."""
 
     model: Model
-    data: list[File] = []
+    data: list[File] = Field(default_factory=list)
     lines: int = Field(3, ge=1)
     seconds: float = 0
     learning_rate: float | None = Field(None, gt=0)

@@ -1,11 +1,11 @@
 """Recipes: the whole chain as one file, and the running of it."""
 
-from .kinds import KINDS, Kind
-from .load import load_recipe, parse_recipe
-from .outcome import RunReport, StageEvent, StageReport
-from .recipe import Recipe
-from .run import run
-from .settings import StageSettings
+from dusk.recipe.kinds import KINDS, Kind
+from dusk.recipe.load import load_recipe, parse_recipe
+from dusk.recipe.outcome import RunReport, StageEvent, StageReport
+from dusk.recipe.recipe import Recipe
+from dusk.recipe.run import run
+from dusk.recipe.settings import StageSettings
 
 __all__ = [
     "KINDS",

@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
-from .kinds import KINDS
-from .recipe import Recipe, stage_of
-from .settings import StageSettings
+from dusk import __version__
+from dusk.recipe.kinds import KINDS
+from dusk.recipe.model import locate
+from dusk.recipe.recipe import Recipe, stage_of
+from dusk.recipe.settings import StageSettings
 
 _READ_WHOLE_BYTES = 256 * 2**20  # larger outside files count by size and time of change
 
@@ -45,7 +46,7 @@ def _with_digests(settings: StageSettings, known: Mapping[str, str]) -> dict[str
         elif isinstance(value, str):
             given[key] = _digest(value, known)
     if settings.kind == "model":
-        given["content"] = path_digest(Path(str(given["path"])))
+        given["content"] = path_digest(Path(locate(str(given["path"]))))
     return given
 
 

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
-from ..errors import OutputError, RecipeError, SettingError
-from .outcome import RunReport, StageReport
-from .recipe import Recipe, stage_of
-from .settings import StageSettings
-from .work import STAMP
+from dusk import __version__
+from dusk.errors import OutputError, RecipeError, SettingError
+from dusk.recipe.outcome import RunReport, StageReport
+from dusk.recipe.recipe import Recipe, stage_of
+from dusk.recipe.settings import StageSettings
+from dusk.recipe.work import STAMP
 
 _HANDOVER_SECONDS = 1.0
 
@@ -61,8 +61,9 @@ class RunFolder:
                 except BlockingIOError:
                     if time.monotonic() > deadline:
                         file.seek(0)
+                        owner = file.read().strip() or "unknown"
                         raise OutputError(
-                            f"{self.path}: another `dusk run` (process {file.read().strip() or 'unknown'}) works here.",
+                            f"{self.path}: another `dusk run` (process {owner}) works here.",
                             remedy="Wait for it, or end it; the same command then continues.",
                         ) from None
                     time.sleep(0.05)
@@ -116,7 +117,8 @@ class RunFolder:
 
     def write_summary(self, report: RunReport) -> None:
         """Write run.json."""
-        content = {"dusk": __version__, **report.to_json(), "stages": [_row(stage) for stage in report.stages]}
+        rows = [_row(stage) for stage in report.stages]
+        content = {"dusk": __version__, **report.to_json(), "stages": rows}
         del content["out"]
         self.write("run.json", json.dumps(content, indent=1, default=str) + "\n")
 

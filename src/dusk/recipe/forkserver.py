@@ -5,8 +5,8 @@ while the others already work. Against `multiprocessing`'s forkserver this one d
 main module, does not block the caller until it is ready, ends with the run, and ends its stages with itself.
 
 The control socket carries one byte and one file descriptor a stage: the stage's end of a pair of sockets.
-Over the pair go the task (one JSON line, in) and the stage's events (JSON lines, out); the last line is
-written by this process when the stage has ended: `{"event": "exit", "status": ..., "peak_memory_bytes": ...}`.
+Over the pair go the task (one JSON line, in) and the stage's events (JSON lines, out); the last line, with
+the exit status and the peak of memory, is written by this process when the stage has ended.
 A control socket that ends means that the run is gone: whatever still works is killed.
 """
 
@@ -21,7 +21,7 @@ import subprocess
 import sys
 from typing import Any
 
-from .work import die_with_parent, work
+from dusk.recipe.work import die_with_parent, work
 
 _POLL_SECONDS = 0.05
 _RSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024
@@ -71,7 +71,7 @@ def serve(descriptor: int, *, heavy: bool) -> None:
     control = socket.socket(fileno=descriptor)
     os.set_inheritable(descriptor, False)
     if heavy:
-        from .preload import preload
+        from dusk.recipe.preload import preload
 
         preload()
     stages: dict[int, socket.socket] = {}

@@ -7,8 +7,8 @@ only, so that reading a recipe costs no torch.
 from dataclasses import dataclass
 from typing import Literal
 
-from . import stages
-from .settings import StageSettings
+from dusk.recipe import stages
+from dusk.recipe.settings import StageSettings
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ KINDS: dict[str, Kind] = {
         ),
         Kind("scale", stages.ScaleStage, "dusk.scale:scale", "depth up-scaling"),
         Kind(
-            "pretrain", stages.PretrainStage, "dusk.train.pretrain:pretrain", "continued pretraining", torch=True
+            "pretrain", stages.PretrainStage, "dusk.train.pretrain:pretrain", "more pretraining", torch=True
         ),
         Kind("sft", stages.SftStage, "dusk.train.sft:sft", "instruction tuning", torch=True),
         Kind("align", stages.AlignStage, "dusk.train.align:align", "stepwise DPO", torch=True),

@@ -8,10 +8,11 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from ..errors import RecipeError
-from .kinds import KINDS
-from .recipe import Recipe, derived_seed, referring, stage_of
-from .settings import StageSettings
+from dusk.errors import RecipeError
+from dusk.recipe.kinds import KINDS
+from dusk.recipe.recipe import Recipe, derived_seed, stage_of
+from dusk.recipe.settings import StageSettings
+from dusk.recipe.stages import ModelStage
 
 _TOP = ("name", "description", "seed", "threads", "defaults", "stages")
 _RESERVED = {"state"}
@@ -31,7 +32,8 @@ def load_recipe(path: str | Path, *, seed: int | None = None) -> Recipe:
     try:
         content = yaml.load(path.read_bytes(), Loader=_Loader)
     except OSError as error:
-        raise RecipeError(f"{path}: {error.strerror or error}.", remedy="Give the path of a recipe.") from None
+        what = error.strerror or str(error)
+        raise RecipeError(f"{path}: {what}.", remedy="Give the path of a recipe.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not YAML: {_where(error)}.") from None
     return parse_recipe(content, source=str(path), folder=path.parent, seed=seed)
@@ -73,6 +75,7 @@ class _Reading:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.problems: list[str] = []
+        self.names: list[str] = []
 
     def recipe(self, content: Mapping[Any, Any]) -> Recipe | None:
         for key in content:
@@ -84,8 +87,9 @@ class _Reading:
             self.problems.append("`stages` is missing or empty: it maps the name of a stage to its settings")
             raw = {}
         seed = content.get("seed", 0)
+        self.names = [str(name) for name in raw]
         stages = {str(name): self._stage(str(name), stage, defaults, seed) for name, stage in raw.items()}
-        whole = {name: self._paths(name, stage, raw) for name, stage in stages.items() if stage is not None}
+        whole = {name: stage for name, stage in stages.items() if stage is not None}
         head = {key: content[key] for key in ("name", "description", "seed", "threads") if key in content}
         try:
             recipe = Recipe.model_validate({**head, "stages": whole or {"none": StageSettings(kind="none")}})
@@ -128,24 +132,39 @@ class _Reading:
         if "seed" in keys and isinstance(seed, int) and not isinstance(seed, bool):
             values.setdefault("seed", derived_seed(seed, kind))
         try:
-            return schema.model_validate(values)
+            return schema.model_validate(self._resolved(name, schema, values))
         except ValidationError as error:
             self.problems += [_told(fault, f"stage '{name}': ", keys) for fault in error.errors()]
             return None
 
-    def _paths(self, name: str, settings: StageSettings, stages: Mapping[Any, Any]) -> StageSettings:
+    def _resolved(self, name: str, schema: type[StageSettings], values: dict[str, Any]) -> dict[str, Any]:
         """The settings with their paths made absolute; what names no earlier stage becomes a problem."""
-        names = [str(stage) for stage in stages]
-        earlier = names[: names.index(name)]
-        marks = settings.references()
-        changed: dict[str, Any] = {}
-        for key, text in referring(settings):
-            resolved = self._refer(f"stage '{name}': {key}", text, marks[key].to, earlier, names)
-            old = changed.get(key, getattr(settings, key))
-            changed[key] = [resolved if item == text else item for item in old] if isinstance(old, list) else resolved
-        return settings.model_copy(update=changed)
+        for key, reference in schema.references().items():
+            value = values.get(key)
+            who = f"stage '{name}': {key}"
+            if isinstance(value, str):
+                values[key] = self._refer(name, who, value, reference.to)
+            elif isinstance(value, list):
+                values[key] = [
+                    self._refer(name, who, item, reference.to) if isinstance(item, str) else item
+                    for item in value
+                ]
+        if schema is ModelStage and isinstance(values.get("path"), str):
+            values["path"] = self._checkpoint(f"stage '{name}'", values["path"])
+        return values
 
-    def _refer(self, who: str, text: str, to: str, earlier: list[str], names: list[str]) -> str:
+    def _checkpoint(self, who: str, text: str) -> str:
+        """A folder by its whole path; a hub id or a shipped model by its name."""
+        path = (self.folder / Path(text).expanduser()).absolute()
+        if path.is_dir():
+            return str(path)
+        if text.startswith((".", "/", "~")):
+            self.problems.append(f"{who}: path: there is no folder {path}")
+        return text
+
+    def _refer(self, name: str, who: str, text: str, to: str) -> str:
+        names = self.names
+        earlier = names[: names.index(name)]
         if stage_of(text, dict.fromkeys(earlier)) is not None and (to != "model" or "/" not in text):
             return text
         if to == "suite" and "/" not in text and "." not in text and text not in names:

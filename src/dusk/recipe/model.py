@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError
+from dusk.errors import CheckpointError
 
 _COPIED_BYTES = 64 * 2**20
 _SHIPPED = Path(__file__).resolve().parent.parent / "base"
@@ -24,7 +24,7 @@ def locate(path: str) -> str:
     if folder.parent != _SHIPPED or not (folder / "config.json").is_file():
         shipped = sorted(entry.parent.name for entry in _SHIPPED.glob("*/config.json"))
         known = ", ".join(f"dusk:{name}" for name in shipped) or "none in this installation"
-        raise CheckpointError(f"{path}: no such model is shipped with dusk.", remedy=f"The shipped models: {known}.")
+        raise CheckpointError(f"{path}: dusk ships no such model.", remedy=f"The shipped models: {known}.")
     return str(folder)
 
 
@@ -33,7 +33,7 @@ def model(path: str, out: str | Path) -> dict[str, Any]:
 
     Raises CheckpointError where it is no whole checkpoint.
     """
-    from ..checkpoint import open_checkpoint  # numpy-free, but not needed to read a recipe
+    from dusk.checkpoint import open_checkpoint  # numpy-free, but not needed to read a recipe
 
     checkpoint = open_checkpoint(locate(path))
     source = Path(checkpoint.path)

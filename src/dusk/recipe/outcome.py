@@ -73,7 +73,7 @@ class RunReport:
 
     def evaluations(self) -> list[Path]:
         """The results files of the run's evaluations."""
-        found = (self.out / stage.name / "results.json" for stage in self.stages if stage.kind == "evaluate")
+        found = (self.out / stage.name / "results.json" for stage in self.stages)
         return [path for path in found if path.is_file()]
 
     def to_json(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, StringConstraints
 
-from .settings import StageSettings
+from dusk.recipe.settings import StageSettings
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
 
@@ -41,7 +41,8 @@ class Recipe(BaseModel):
 
     def to_yaml(self) -> str:
         """The resolved recipe: every default merged in, every seed named. It is a recipe again."""
-        head = {key: value for key, value in self.model_dump(exclude={"stages"}).items() if value not in ("", None)}
+        head = self.model_dump(exclude={"stages"})
+        head = {key: value for key, value in head.items() if value not in ("", None)}
         stages = {name: {"kind": stage.kind, **stage.given()} for name, stage in self.stages.items()}
         return yaml.safe_dump({**head, "stages": stages}, sort_keys=False, allow_unicode=True, width=100)
 

@@ -15,15 +15,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from .. import errors
-from ..errors import DuskError, WorkError
-from .fingerprint import fingerprints
-from .folder import RunFolder
-from .forkserver import ForkServer
-from .kinds import KINDS
-from .load import load_recipe
-from .outcome import Progress, RunReport, StageEvent, StageReport
-from .recipe import Recipe
+from dusk import errors
+from dusk.errors import DuskError, WorkError
+from dusk.recipe.fingerprint import fingerprints
+from dusk.recipe.folder import RunFolder
+from dusk.recipe.forkserver import ForkServer
+from dusk.recipe.kinds import KINDS
+from dusk.recipe.load import load_recipe
+from dusk.recipe.outcome import Progress, RunReport, StageEvent, StageReport
+from dusk.recipe.recipe import Recipe
 
 _STOP_SECONDS = 5.0
 
@@ -130,8 +130,10 @@ class _Run:
         """Start what can be started; returns whether a stage was."""
         started = False
         for stage in self.report.stages:
-            ready = stage.status == "waiting" and all(self.report.stage(u).status == "done" for u in stage.uses)
-            if ready and self.failure is None and len(self.working.get_map()) < self.report.jobs:
+            ready = all(self.report.stage(name).status == "done" for name in stage.uses)
+            if stage.status != "waiting" or not ready:
+                continue
+            if self.failure is None and len(self.working.get_map()) < self.report.jobs:
                 started = self._start(stage) or started
         self._save()
         return started

@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from .settings import Count, File, Model, NotNegative, Positive, Seed, Share, StageSettings, Suite
+from dusk.recipe.settings import Count, File, Model, NotNegative, Positive, Seed, Share, StageSettings, Suite
 
 
 class ModelStage(StageSettings):
@@ -20,7 +20,7 @@ class ModelStage(StageSettings):
 class DocumentationStage(StageSettings):
     """The documentation of the installed packages, as text in three parts that do not overlap."""
 
-    packages: list[str] | None = Field(None, description="the packages to read; stdlib is the standard library")
+    packages: list[str] | None = Field(None, description="packages to read; stdlib is the standard library")
     workers: int | None = Field(None, ge=1, description="processes that read")
 
 
@@ -57,9 +57,11 @@ class ScaleStage(StageSettings):
 class TrainingStage(StageSettings):
     """What every kind of training can be told."""
 
-    epochs: Positive | None = Field(None, description="passes over the data")
+    tokens: Count | None = Field(None, description="tokens to train on, such as 2M")
+    epochs: int | None = Field(None, ge=1, description="passes over the data")
     sequence_length: Count | None = Field(None, description="tokens of a row")
     batch_tokens: Count | None = Field(None, description="tokens of an update")
+    micro_batch_tokens: Count | None = Field(None, description="tokens of one forward pass")
     learning_rate: Positive | None = Field(None, description="peak learning rate")
     schedule: Literal["constant", "cosine", "linear", "wsd"] | None = Field(
         None, description="how the learning rate goes"
@@ -67,12 +69,15 @@ class TrainingStage(StageSettings):
     warmup: Share | None = Field(None, description="share of the updates that warm up")
     decay: Share | None = Field(None, description="share of the updates that decay (wsd)")
     weight_decay: NotNegative | None = Field(None, description="weight decay of AdamW")
-    grad_clip: Positive | None = Field(None, description="largest norm of the gradient")
-    seed: Seed | None = Field(None, description="seed of order and initial weights")
+    beta1: Share | None = Field(None, description="decay of the gradient's mean (AdamW)")
+    beta2: Share | None = Field(None, description="decay of the gradient's square (AdamW)")
+    grad_clip: NotNegative | None = Field(None, description="largest norm of the gradient")
+    seed: Seed | None = Field(None, description="seed of the order and of new weights")
+    precision: Literal["fp32", "bf16"] | None = Field(None, description="type of the arithmetic")
+    gradient_checkpointing: bool | None = Field(None, description="less memory for more computation")
     eval_data: list[File] | None = Field(None, description="held-out text, measured along the way")
     eval_every_tokens: Count | None = Field(None, description="tokens between two measurements")
-    save_every_tokens: Count | None = Field(None, description="tokens between two checkpoints to continue from")
-    precision: Literal["float32", "bfloat16", "auto"] | None = Field(None, description="type of the arithmetic")
+    save_every_seconds: Positive | None = Field(None, description="seconds between points to continue from")
     threads: int | None = Field(None, ge=1, description="processor threads")
 
 
@@ -82,7 +87,6 @@ class PretrainStage(TrainingStage):
     model: Model | None = Field(None, description="the model to continue")
     from_scratch: File | None = Field(None, description="config.json of a new model, instead of a model")
     data: list[File] = Field(min_length=1, description="text to train on")
-    tokens: Count | None = Field(None, description="tokens to train on, such as 2M")
 
     @model_validator(mode="after")
     def _one_start(self) -> Self:
@@ -96,7 +100,6 @@ class SftStage(TrainingStage):
 
     model: Model = Field(description="the model to tune")
     data: list[File] = Field(min_length=1, description="instructions with answers")
-    tokens: Count | None = Field(None, description="tokens to train on, such as 2M")
     template: str | None = Field(None, description="chat template: solar, alpaca or chatml")
 
 

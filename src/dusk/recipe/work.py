@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import DuskError, OutputError
+from dusk.errors import DuskError, OutputError
 
 STAMP = "stage.json"
 _LOCK_SECONDS = 30.0
@@ -119,7 +119,7 @@ def _results(made: Path, returned: Any) -> dict[str, Any]:
 
 
 def _replace(made: Path, place: Path, old: Path) -> None:
-    """Rename into place; an older output there moves aside first. Killed in between, `made` is still whole."""
+    """Rename into place; what is there moves aside first. Killed in between, `made` is still whole."""
     if place.exists():
         shutil.rmtree(old, ignore_errors=True)
         place.rename(old)

@@ -1,0 +1,242 @@
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+import fake_stages
+from dusk.errors import DataError, OutputError, SettingError, WorkError
+from dusk.recipe import KINDS, parse_recipe, run
+
+CHAIN = {
+    "base": {"kind": "source", "text": "hello"},
+    "docs": {"kind": "source", "text": "docs", "seconds": 0.05},
+    "one": {"kind": "grow", "model": "base", "data": ["docs/text.txt"], "seconds": 0.2},
+    "two": {"kind": "grow", "model": "base", "learning_rate": 1e-3, "seconds": 0.2},
+    "both": {"kind": "grow", "model": "one", "data": ["two/text.txt"], "seconds": 0.2},
+    "scores": {"kind": "score", "models": ["base", "one", "two", "both"]},
+}
+
+
+@pytest.fixture(autouse=True)
+def _fakes(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    for name, kind in fake_stages.FAKES.items():
+        monkeypatch.setitem(KINDS, name, kind)
+
+
+def recipe(stages=CHAIN, **more):
+    return parse_recipe({"name": "test", "stages": stages, **more})
+
+
+def outputs(out):
+    """Everything that stages made, without the times."""
+    return {
+        str(path.relative_to(out)): path.read_text()
+        for path in sorted(out.glob("*/*"))
+        if path.is_file() and path.name != "stage.json" and path.parent.name != "state"
+    }
+
+
+def times_done(out):
+    return {path.name.removeprefix("done-"): path.stat().st_size for path in out.glob("state/done-*")}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parent))
+        for name, kind in fake_stages.FAKES.items():
+            patch.setitem(KINDS, name, kind)
+        events = []
+        report = run(recipe(), out, jobs=2, progress=events.append)
+    return out, report, events
+
+
+def test_every_stage_is_done_in_order(uninterrupted):
+    out, report, events = uninterrupted
+    assert [stage.status for stage in report.stages] == ["done"] * 6
+    assert (out / "both" / "text.txt").read_text().splitlines()[0].startswith("hello ")
+    assert report.evaluations() == [out / "scores" / "results.json"]
+    ended = {event.stage: place for place, event in enumerate(events) if event.status == "done"}
+    began = {
+        event.stage: place for place, event in reversed([*enumerate(events)]) if event.status == "running"
+    }
+    for stage in report.stages:
+        assert all(ended[used] < began[stage.name] for used in stage.uses)
+
+
+def test_stages_tell_how_far_they_are(uninterrupted):
+    _, _, events = uninterrupted
+    told = [event for event in events if event.stage == "one" and event.done is not None]
+    assert told[-1].total == 5
+    assert told[-1].unit == "lines"
+    assert told[-1].values == {"loss": 0.25}
+
+
+def test_the_summary_holds_what_the_report_needs(uninterrupted):
+    out, _, _ = uninterrupted
+    summary = json.loads((out / "run.json").read_text())
+    assert summary["name"] == "test"
+    row = next(row for row in summary["stages"] if row["name"] == "one")
+    assert row["uses"] == ["base", "docs"]
+    assert row["status"] == "done"
+    assert row["settings"]["data"] == ["docs/text.txt"]
+    assert row["results"]["tokens"] == 3
+    assert 2**20 < row["peak_memory_bytes"] < 2**30
+    assert 0.2 <= row["seconds"] < 5
+    assert yaml.safe_load((out / "recipe.yaml").read_text())["stages"]["two"]["learning_rate"] == 1e-3
+
+
+def test_independent_stages_run_side_by_side(tmp_path):
+    stages = {name: {"kind": "source", "seconds": 0.6} for name in ("a", "b")}
+    assert run(recipe(stages), tmp_path / "two", jobs=2).seconds < 1.15
+    assert run(recipe(stages), tmp_path / "one", jobs=1).seconds > 1.2
+
+
+def test_a_finished_run_is_kept(uninterrupted):
+    out, _, _ = uninterrupted
+    before = outputs(out), times_done(out)
+    report = run(recipe(), out)
+    assert all(stage.kept for stage in report.stages)
+    assert (outputs(out), times_done(out)) == before
+
+
+def test_a_changed_setting_does_again_what_it_touches(tmp_path):
+    run(recipe(), tmp_path)
+    changed = {**CHAIN, "two": {**CHAIN["two"], "lines": 5}}
+    report = run(recipe(changed), tmp_path)
+    assert [stage.name for stage in report.stages if not stage.kept] == ["two", "both", "scores"]
+    assert times_done(tmp_path) == {"base": 1, "docs": 1, "one": 1, "two": 2, "both": 2}
+    run(recipe(changed), tmp_path / "fresh")
+    assert outputs(tmp_path / "fresh") == {
+        name: text for name, text in outputs(tmp_path).items() if not name.startswith("fresh")
+    }
+
+
+def test_another_recipe_or_folder_is_refused(tmp_path):
+    run(recipe({"base": CHAIN["base"]}), tmp_path / "out")
+    with pytest.raises(SettingError, match="holds a run of the recipe 'test', not of 'other'"):
+        run(parse_recipe({"name": "other", "stages": {"base": CHAIN["base"]}}), tmp_path / "out")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    with pytest.raises(SettingError, match="is no run folder"):
+        run(recipe(), tmp_path / "mine")
+    with pytest.raises(SettingError, match="is a file"):
+        run(recipe(), tmp_path / "mine" / "thesis.tex")
+    with pytest.raises(SettingError, match="jobs is 0"):
+        run(recipe(), tmp_path / "out", jobs=0)
+
+
+def test_a_failing_stage_brings_its_error_and_what_was_done_is_kept(tmp_path):
+    stages = {**CHAIN, "bad": {"kind": "fail", "model": "base"}, "after": {"kind": "grow", "model": "both"}}
+    with pytest.raises(DataError) as caught:
+        run(recipe(stages), tmp_path, jobs=3)
+    assert caught.value.message == "stage 'bad': rows.jsonl:3: no text."
+    assert caught.value.problems == ["one", "two"]
+    assert caught.value.remedy == "Mend it."
+    status = {row["name"]: row["status"] for row in json.loads((tmp_path / "run.json").read_text())["stages"]}
+    assert status["bad"] == "failed"
+    assert status["after"] == "waiting"
+    report = run(recipe(CHAIN), tmp_path)
+    assert report.stage("base").kept
+
+
+def test_a_stage_that_works_is_finished_when_another_fails(tmp_path):
+    stages = {"slow": {"kind": "source", "seconds": 0.5}, "bad": {"kind": "fail"}}
+    with pytest.raises(DataError):
+        run(recipe(stages), tmp_path, jobs=2)
+    assert (tmp_path / "slow" / "text.txt").is_file()
+
+
+def test_errors_that_are_not_ours(tmp_path):
+    with pytest.raises(WorkError, match=r"stage 'bad': ZeroDivisionError: by zero") as caught:
+        run(recipe({"bad": {"kind": "fail", "how": "python"}}), tmp_path / "a")
+    assert caught.value.exit_code == 1
+    assert "Traceback" in (tmp_path / "a" / "state" / "log" / "bad.log").read_text()
+    with pytest.raises(
+        WorkError, match=r"its process ended \(killed by SIGKILL; was there enough memory\?\)"
+    ):
+        run(recipe({"bad": {"kind": "fail", "how": "kill"}}), tmp_path / "b")
+
+
+def test_a_file_that_a_stage_did_not_make(tmp_path):
+    stages = {**CHAIN, "one": {**CHAIN["one"], "data": ["docs/txt"]}}
+    with pytest.raises(DataError.__base__, match=r"stage 'one': 'docs/txt': .* it made text.txt"):
+        run(recipe(stages), tmp_path)
+
+
+def test_two_runs_of_one_folder(tmp_path):
+    first = threading.Thread(target=run, args=(recipe({"a": {"kind": "source", "seconds": 3}}), tmp_path))
+    first.start()
+    time.sleep(0.5)
+    with pytest.raises(OutputError, match=f"another `dusk run` .process {os.getpid()}. works here"):
+        run(recipe({"a": {"kind": "source", "seconds": 3}}), tmp_path)
+    first.join()
+
+
+def test_threads_stay_those_that_the_run_began_with(tmp_path):
+    assert run(recipe({"base": CHAIN["base"]}, threads=3), tmp_path).threads == 3
+    assert run(recipe({"base": CHAIN["base"]}), tmp_path, jobs=1).threads == 3
+
+
+def start(tmp_path, stages=CHAIN):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({"name": "test", "stages": stages}, sort_keys=False))
+    call = [sys.executable, fake_stages.__file__, str(path), str(tmp_path / "out")]
+    return subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize(
+    "seed", [*range(3), *(pytest.param(n, marks=pytest.mark.soak) for n in range(3, 15))]
+)
+def test_killed_at_random_moments_and_resumed(tmp_path, uninterrupted, seed):
+    moments = random.Random(seed)
+    kills = 0
+    for _ in range(40):
+        process = start(tmp_path)
+        try:
+            assert process.wait(timeout=moments.uniform(0.2, 0.9)) == 0
+            break
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+    else:
+        assert start(tmp_path).wait() == 0
+    assert kills > 0
+    assert outputs(tmp_path / "out") == outputs(uninterrupted[0])
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_stages_end_with_the_run(tmp_path, how):
+    process = start(tmp_path, {"a": {"kind": "fail", "how": "orphan"}})
+    told = tmp_path / "out" / "state"
+    deadline = time.monotonic() + 10
+    while not list(told.glob("pids")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    pids = (told / "pids").read_text().split()
+    assert all(alive(pid) for pid in pids)
+    process.send_signal(how)
+    process.wait(timeout=8)
+    deadline = time.monotonic() + 3
+    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not any(alive(pid) for pid in pids)
+    if how == signal.SIGTERM:
+        assert process.returncode == 143
