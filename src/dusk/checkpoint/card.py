@@ -100,7 +100,7 @@ def _identities(layer_map: LayerMap | None) -> str:
 
 
 def _code(value: object) -> str:
-    return f"`{str(value).replace('`', "'")}`"
+    return "`" + str(value).replace("`", "'") + "`"
 
 
 def _cell(value: object) -> str:

@@ -1,0 +1,180 @@
+"""Depth up-scaling of a checkpoint: every tensor of the result is a range of bytes of the base."""
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dusk.checkpoint import (
+    Checkpoint,
+    Manifest,
+    NewTensor,
+    OutputFolder,
+    Progress,
+    Shard,
+    Source,
+    ancestry,
+    carry_over,
+    deepen_config,
+    in_byte_order,
+    open_checkpoint,
+    plan_shards,
+    refuse_existing,
+    require_fit,
+    write_card,
+    write_copies,
+    write_json,
+    write_manifest,
+)
+from dusk.checkpoint.shards import SHARD_LIMIT_BYTES
+from dusk.layers import LayerMap
+from dusk.scale.choice import choose_map, target_parameters
+from dusk.scale.identity import require_identity, zeroed_parts
+
+CONFIG_FILE = "config.json"
+
+
+@dataclass(frozen=True)
+class ScaleReport:
+    """What was made, or with `dry_run` would be made. `warnings` call for attention, `notes` inform."""
+
+    out: Path
+    layer_map: LayerMap
+    base_parameters: int
+    parameters: int
+    tensor_bytes: int
+    files: tuple[str, ...]
+    disk_left_bytes: int
+    dry_run: bool
+    seconds: float
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON values."""
+        return {**vars(self), "out": str(self.out), "layer_map": self.layer_map.to_json()}
+
+
+def scale(
+    base: str | Path,
+    out: str | Path,
+    *,
+    drop: int | None = None,
+    to: int | None = None,
+    params: int | str | None = None,
+    layers: str | LayerMap | None = None,
+    fresh: str = "copy",
+    dry_run: bool = False,
+    shard_limit_bytes: int = SHARD_LIMIT_BYTES,
+    progress: Progress | None = None,
+) -> ScaleReport:
+    """Depth up-scales the checkpoint `base` (folder or hub id) into the new folder `out`.
+
+    One of `drop` (the paper's m), `to` (layers), `params` (such as `"11B"`, the nearest map) and `layers`
+    (such as `"0-23,8-31"`) chooses the map; without any, a quarter of the layers is dropped on each side
+    of the seam (SOLAR 10.7B, arXiv 2312.15166, section 2). `fresh="identity"` zeroes the residual outputs
+    of every later occurrence of a layer. With `dry_run` nothing is written. `progress` is told the bytes
+    written and the bytes in all.
+
+    Raises `InputError` for a base that is not whole, a map that does not fit it or an `out` that exists,
+    `OutputError` when the disk gives up.
+    """
+    begin = time.perf_counter()
+    refuse_existing(Path(out))
+    checkpoint = open_checkpoint(base)
+    require_fit(checkpoint)
+    layer_map, notes = choose_map(checkpoint, drop=drop, to=to, params=params, layers=layers, fresh=fresh)
+    if any(layer_map.fresh):
+        require_identity(checkpoint, layer_map)
+    config, changed = deepen_config(checkpoint.config, checkpoint.layout, layer_map)
+    shards = plan_shards(in_byte_order(deeper_tensors(checkpoint, layer_map)), shard_limit_bytes)
+    settings = {"drop": drop, "to": to, "params": params, "layers": layer_map.spec(), "fresh": fresh}
+    plan = _Plan(checkpoint, layer_map, config, shards, settings, begin)
+    if not dry_run:
+        _write(plan, Path(out), progress)
+    return plan.report(Path(out), dry_run, (*notes, *changed))
+
+
+def deeper_tensors(base: Checkpoint, layer_map: LayerMap) -> list[NewTensor]:
+    """The tensors of the deeper model, each with the bytes of the base that fill it."""
+    layout = base.layout
+    tensors = []
+    per_layer: dict[int, list[str]] = {layer: [] for layer in range(layout.layers)}
+    for name, entry in base.tensors.items():
+        split = layout.split(name)
+        if split is None:
+            tensors.append(NewTensor(name, entry.dtype, entry.shape, entry))
+        else:
+            per_layer[split[0]].append(split[1])
+    for target, (layer, fresh) in enumerate(zip(layer_map.source, layer_map.fresh, strict=True)):
+        zeroed = zeroed_parts(per_layer[layer]) or () if fresh else ()
+        for part in per_layer[layer]:
+            entry = base.tensors[layout.name(layer, part)]
+            source = None if part in zeroed else entry
+            tensors.append(NewTensor(layout.name(target, part), entry.dtype, entry.shape, source))
+    return tensors
+
+
+@dataclass(frozen=True)
+class _Plan:
+    base: Checkpoint
+    layer_map: LayerMap
+    config: Mapping[str, Any]
+    shards: Sequence[Shard]
+    settings: Mapping[str, Any]
+    begin: float
+
+    @property
+    def tensor_bytes(self) -> int:
+        return sum(tensor.bytes for shard in self.shards for tensor in shard.tensors)
+
+    def manifest(self) -> Manifest:
+        """The manifest of the result."""
+        return Manifest(
+            command="scale",
+            inputs=(Source.of(self.base),),
+            layer_map=self.layer_map.to_json(),
+            settings={key: value for key, value in self.settings.items() if value is not None},
+            results={
+                "layers": len(self.layer_map),
+                "parameters": target_parameters(self.base, self.layer_map),
+                "bytes": self.tensor_bytes,
+                "seconds": round(time.perf_counter() - self.begin, 3),
+            },
+            lineage=ancestry(self.base.path),
+        )
+
+    def report(self, out: Path, dry_run: bool, notes: tuple[str, ...]) -> ScaleReport:
+        """What the caller is told."""
+        free = shutil.disk_usage(_existing(out.absolute())).free
+        short = dry_run and free < self.tensor_bytes
+        return ScaleReport(
+            out=out,
+            layer_map=self.layer_map,
+            base_parameters=self.base.parameters,
+            parameters=target_parameters(self.base, self.layer_map),
+            tensor_bytes=self.tensor_bytes,
+            files=tuple(shard.file_name for shard in self.shards),
+            disk_left_bytes=free,
+            dry_run=dry_run,
+            seconds=time.perf_counter() - self.begin,
+            notes=notes,
+            warnings=(*self.layer_map.warnings(), *(["The disk has too little room left."] if short else [])),
+        )
+
+
+def _write(plan: _Plan, out: Path, progress: Progress | None) -> None:
+    with OutputFolder(out) as folder:
+        folder.require_space(plan.tensor_bytes)
+        write_copies(folder.path, plan.shards, plan.base.headers[0].metadata, progress)
+        write_json(folder.path / CONFIG_FILE, plan.config)
+        carry_over(plan.base.path, folder.path)
+        write_manifest(folder.path, plan.manifest())
+        write_card(folder.path)
+        folder.commit()
+
+
+def _existing(path: Path) -> Path:
+    return path if path.exists() else _existing(path.parent)
