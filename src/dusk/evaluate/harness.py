@@ -1,0 +1,227 @@
+"""The seam to lm-evaluation-harness: its tasks by name or file, one run of some of them, and its items.
+
+What is computed, request by request, is the harness's own; this file keeps it quiet and off the network where
+the data are local, and reads its samples into items.
+"""
+
+import functools
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import huggingface_hub.constants
+import lm_eval
+import lm_eval.api.task
+import lm_eval.models.huggingface
+import transformers
+from lm_eval.api.metrics import bits_per_byte, mean
+from lm_eval.evaluator import evaluate as run_harness
+from lm_eval.tasks import TaskManager
+
+from dusk.errors import DataError
+from dusk.evaluate.items import EntryItems, Item
+from dusk.evaluate.model import HarnessModel
+from dusk.evaluate.suites import Entry, unknown_task
+
+VERSIONS = {"lm_eval": lm_eval.__version__, "transformers": transformers.__version__}
+
+_LOGGERS = ("lm_eval", "datasets", "transformers", "accelerate", "huggingface_hub")
+_LETTERS = 16  # of a digest
+
+
+def load_tasks(entry: Entry, folder: Path | None, fewshot_seed: int) -> dict[str, Any]:
+    """The harness's task objects of an entry by name; from the task files in `folder`, or the harness's own.
+
+    Raises:
+        SettingError: the harness has no such task.
+        DataError: its data are neither on this machine nor to be had from the hub.
+    """
+    with quiet(offline=folder is not None):
+        manager = _manager(folder)
+        index = manager.task_index
+        if entry.task not in index:
+            raise unknown_task(entry.task, index)
+        name = _register(entry, index)
+        try:
+            tasks: dict[str, Any] = manager.load([name])["tasks"]
+        except (OSError, datasets.exceptions.DatasetsError, ValueError) as error:
+            raise DataError(
+                f"task {entry.task}: its data could not be loaded: {error}",
+                remedy="The harness's own tasks read their data from the hub; see docs/evaluation.md.",
+            ) from error
+    for task in tasks.values():
+        if task.get_config("num_fewshot") is None:
+            task.set_config(key="num_fewshot", value=0)
+        task.set_fewshot_seed(seed=fewshot_seed)
+    return tasks
+
+
+def _register(entry: Entry, index: dict[str, Any]) -> str:
+    """Add the entry to the harness's index as a group: the form in which it lets settings be overridden."""
+    overrides = dict(entry.settings)
+    if entry.num_fewshot is not None:
+        overrides["num_fewshot"] = entry.num_fewshot
+    found = index[entry.task]
+    kinds = type(found.kind)
+    if found.kind is kinds.TAG:
+        members = [{"task": name, **overrides} for name in sorted(found.tags)]
+    else:
+        members = [{"group" if found.kind is kinds.GROUP else "task": entry.task, **overrides}]
+    name = f"dusk {entry.task}"
+    group = {"group": name, "task": members}
+    index[name] = replace(found, name=name, kind=kinds.GROUP, yaml_path=None, tags=set(), cfg=group)
+    return name
+
+
+@functools.cache
+def _own_tasks() -> Any:
+    return TaskManager()  # reads the harness's 14,000 task files: eight seconds, once a process
+
+
+def _manager(folder: Path | None) -> Any:
+    return _own_tasks() if folder is None else TaskManager(include_path=str(folder), include_defaults=False)
+
+
+def count_items(tasks: dict[str, Any], limit: int | None) -> int:
+    """How many items the tasks have, each cut to the limit."""
+    return sum(min(len(task.eval_docs), limit or len(task.eval_docs)) for task in tasks.values())
+
+
+def run_tasks(
+    model: HarnessModel,
+    tasks: dict[str, Any],
+    *,
+    entry: Entry,
+    fingerprint: str,
+    limit: int | None,
+    apply_chat_template: bool,
+    fewshot_seed: int,
+    on_share: Callable[[float], None],
+) -> EntryItems:
+    """Run the tasks on the model in one go; `on_share` gets the share of the requests that is done."""
+    done = 0
+
+    def on_request() -> None:
+        nonlocal done
+        done += 1
+        on_share(min(1.0, done / max(1, sum(len(task.instances) for task in tasks.values()))))
+
+    for task in tasks.values():
+        task.set_fewshot_seed(seed=fewshot_seed)  # every model gets the same shots
+    model.on_request = on_request
+    with quiet(offline=entry.local is not None):
+        results = run_harness(
+            lm=model,
+            task_dict={"tasks": tasks, "groups": {}},
+            limit=limit,
+            bootstrap_iters=0,
+            apply_chat_template=apply_chat_template,
+            fewshot_as_multiturn=apply_chat_template,
+        )
+    return _entry_items(entry, fingerprint, tasks, results)
+
+
+def _entry_items(
+    entry: Entry, fingerprint: str, tasks: dict[str, Any], results: dict[str, Any]
+) -> EntryItems:
+    read = EntryItems(entry.task, fingerprint, {}, {}, [])
+    for name, task in tasks.items():
+        aggregations = task.aggregation()
+        samples = results["samples"][name]
+        read.versions[name] = str(results["versions"].get(name))
+        read.items += _items(name, samples, aggregations, entry.breakdown)
+        higher = task.higher_is_better()
+        for label in dict.fromkeys(_label(m, s["filter"]) for s in samples for m in s["metrics"]):
+            metric = label.split(",")[0]
+            read.higher_is_better[label] = bool(higher.get(metric, True))
+            if not _is_mean(aggregations.get(metric, mean)):
+                value = results["results"][name].get(label if "," in label else f"{label},none")
+                read.whole.setdefault(name, {})[label] = float(value)
+    return read
+
+
+def _is_mean(aggregation: Any) -> bool:
+    """Whether a score is a weighted mean over its items."""
+    return aggregation in (mean, bits_per_byte)
+
+
+def _label(metric: str, filter_name: str) -> str:
+    """The metric's name; with the filter's where it has one, as the harness writes them."""
+    return metric if filter_name == "none" else f"{metric},{filter_name}"
+
+
+def _items(
+    task: str, samples: list[dict[str, Any]], aggregations: dict[str, Any], part: str | None
+) -> list[Item]:
+    """One item for every document, with the metrics of all filters."""
+    items: dict[int, Item] = {}
+    for sample in samples:
+        number = sample["doc_id"]
+        if number not in items:
+            where = str(sample["doc"][part]) if part else None
+            items[number] = Item(task, number, sample["doc_hash"][:_LETTERS], {}, {}, where, _output(sample))
+        for metric in sample["metrics"]:
+            aggregation = aggregations.get(metric, mean)
+            label = _label(metric, sample["filter"])
+            if aggregation is bits_per_byte:
+                log_likelihood, size = sample[metric]
+                items[number].values[label] = -log_likelihood / size / math.log(2)
+                items[number].weights[label] = float(size)
+            elif aggregation is mean:
+                items[number].values[label] = float(sample[metric])
+    return list(items.values())
+
+
+def _output(sample: dict[str, Any]) -> Any:
+    """What the model answered to each request: text, or a log-likelihood in nats."""
+    answers = [answers[0] for answers in sample["resps"]]
+    kept = [answer[0] if isinstance(answer, tuple | list) else answer for answer in answers]
+    return kept[0] if len(kept) == 1 else kept
+
+
+@contextmanager
+def quiet(*, offline: bool) -> Iterator[None]:
+    """No logs, bars, prints or warnings of the libraries; `offline`, also no question to the hub."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings(action="ignore"))
+        stack.enter_context(_replaced(lm_eval.api.task, "tqdm", lambda items, **_: items))
+        stack.enter_context(_replaced(lm_eval.models.huggingface, "print", lambda *_: None))
+        if offline:
+            stack.enter_context(_replaced(huggingface_hub.constants, "HF_HUB_OFFLINE", True))
+            stack.enter_context(_replaced(datasets.config, "HF_HUB_OFFLINE", True))
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        datasets.disable_progress_bars()
+        transformers.utils.logging.disable_progress_bar()
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+            datasets.enable_progress_bars()
+            if bars:
+                transformers.utils.logging.enable_progress_bar()
+
+
+@contextmanager
+def _replaced(module: Any, name: str, value: Any) -> Iterator[None]:
+    """Another value under a module's name for a while: for what the harness gives no option for."""
+    own = name in vars(module)
+    before = vars(module).get(name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        if own:
+            setattr(module, name, before)
+        else:
+            delattr(module, name)

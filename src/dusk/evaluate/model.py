@@ -1,0 +1,111 @@
+"""A model folder as the harness's `hf` model: loaded once, without bars, telling how far it is."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lm_eval.models.huggingface import HFLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from dusk.checkpoint import open_checkpoint
+from dusk.errors import CheckpointError, SettingError
+
+_CPU_BATCH = 16  # a larger one gains nothing on a CPU and holds batch x length x vocabulary logits twice
+_CPU_GENERATION_BATCH = 128  # but text is written token by token, where only the last logits are held
+
+
+class HarnessModel(HFLM):  # type: ignore[misc]  # the harness is untyped
+    """HFLM that is quiet, orders rolling requests by length, and calls `on_request` after each one."""
+
+    on_request: Callable[[], None] = staticmethod(lambda: None)
+    generation_batch_size: int | None = None
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        """As HFLM's, without a bar."""
+        answers: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
+        return answers
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
+        """As HFLM's, which pads each batch to its longest, with requests of one length side by side."""
+        order = sorted(range(len(requests)), key=lambda index: -len(requests[index].args[0]))
+        found: list[float] = [0.0] * len(requests)
+        step = self.batch_size if isinstance(self.batch_size, int) else len(requests)
+        for begin in range(0, len(order), step):
+            chosen = order[begin : begin + step]
+            logs = super().loglikelihood_rolling([requests[index] for index in chosen], disable_tqdm=True)
+            for index, log in zip(chosen, logs, strict=True):
+                found[index] = log
+        return found
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
+        """As HFLM's, with the batch size that suits generation."""
+        with self._batches_of(self.generation_batch_size):
+            texts: list[str] = super().generate_until(requests, disable_tqdm=True)
+        return texts
+
+    def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = True, **kwargs: Any) -> Any:
+        return super()._loglikelihood_tokens(requests, disable_tqdm=True, **kwargs)
+
+    @contextmanager
+    def _batches_of(self, size: int | None) -> Iterator[None]:
+        before: int | str = self.batch_size
+        self.batch_size_per_gpu = size or before
+        try:
+            yield
+        finally:
+            self.batch_size_per_gpu = before
+
+
+class _RequestHook:
+    """Stands where the harness's cache would: it is told of every finished request."""
+
+    def __init__(self, model: HarnessModel) -> None:
+        self.model = model
+
+    def add_partial(self, kind: str, request: Any, answer: Any) -> None:
+        """Count the request."""
+        self.model.on_request()
+
+
+def load_model(path: Path, *, device: str, dtype: str, batch_size: int | str | None) -> HarnessModel:
+    """Load a local model folder for the harness.
+
+    `dtype` "auto" is float32 on a CPU and the checkpoint's own elsewhere; `batch_size` None suits the device:
+    16 on a CPU, found by trial on a GPU.
+
+    Raises:
+        CheckpointError: the folder is no whole model, or transformers cannot load it.
+    """
+    open_checkpoint(path)
+    wanted = "float32" if dtype == "auto" and device == "cpu" else dtype
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        model = (
+            AutoModelForCausalLM.from_pretrained(path, dtype=wanted, local_files_only=True).to(device).eval()
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path}: transformers cannot load this model and its tokenizer: {error}",
+            remedy="`dusk verify` says what is wrong with a model folder.",
+        ) from error
+    on_cpu = device == "cpu"
+    size = batch_size if batch_size is not None else (_CPU_BATCH if on_cpu else "auto")
+    loaded = HarnessModel(pretrained=model, tokenizer=tokenizer, batch_size=size)
+    loaded.generation_batch_size = _CPU_GENERATION_BATCH if on_cpu and batch_size is None else None
+    loaded.set_cache_hook(_RequestHook(loaded))
+    return loaded
+
+
+def choose_device(device: str | None) -> str:
+    """The device asked for, or the GPU where there is one; raises `SettingError` for one that is not here."""
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise SettingError(
+            f"device {device}: not on this machine: {error}", remedy="Use cpu, cuda or cuda:N."
+        ) from error
+    return device

@@ -1,0 +1,317 @@
+"""`evaluate`: models times entries of a suite, each measured once and kept."""
+
+import json
+import re
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dusk
+from dusk.checkpoint import open_checkpoint, resolve
+from dusk.errors import DuskError, InputError, SettingError
+from dusk.evaluate.digest import digest_of, model_digest
+from dusk.evaluate.items import EntryItems, ItemStore
+from dusk.evaluate.local_tasks import write_local_task
+from dusk.evaluate.results import EvalReport, ModelScores, items_folder, load_report
+from dusk.evaluate.suites import Entry, load_suite, nearest
+
+if TYPE_CHECKING:
+    from dusk.evaluate.model import HarnessModel
+
+Progress = Callable[[float, float, str], None]
+Models = str | Path | Sequence[str | Path] | Mapping[str, str | Path]
+
+
+@dataclass(frozen=True)
+class _Work:
+    """An entry ready to run: its harness tasks, how many items they have, and what decides its scores."""
+
+    entry: Entry
+    tasks: dict[str, Any]
+    items: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What decides scores besides the model and the tasks, and how the work is done."""
+
+    limit: int | None
+    device: str
+    dtype: str
+    batch_size: int | str | None
+    apply_chat_template: bool
+    fewshot_seed: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Those settings that decide scores."""
+        names = ("limit", "dtype", "apply_chat_template", "fewshot_seed")
+        return {name: getattr(self, name) for name in names}
+
+
+def evaluate(
+    models: Models,
+    *,
+    suite: str | Path,
+    data: str | Path | Sequence[str | Path] | None = None,
+    limit: int | None = None,
+    out: str | Path | None = None,
+    batch_size: int | str | None = None,
+    device: str | None = None,
+    dtype: str = "auto",
+    apply_chat_template: bool = False,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> EvalReport:
+    """Evaluate models on a suite through lm-evaluation-harness.
+
+    Args:
+        models: folders or hub ids; a mapping gives them other names than their folders'.
+        suite: a suite of dusk's by name (`demo`, `openllm`, `h6`), a suite file, or a task of the harness.
+        data: the folder, or folders, with the rows that local tasks are made from.
+        limit: at most this many items of each task.
+        out: the results file; items are kept in a folder beside it, and what they hold is not measured again.
+            A file of the same suite and settings is extended by the models that it lacks.
+        batch_size: sequences at a time, or "auto"; None suits the device.
+        device: "cpu", "cuda", "cuda:1"; None takes the GPU where there is one.
+        dtype: "auto" is float32 on a CPU and the checkpoint's elsewhere.
+        apply_chat_template: ask in the tokenizer's chat template. Off, as on the leaderboard.
+        threads: of torch, for this process; None leaves them.
+        progress: called with items done, items in all, and "model: task".
+
+    Raises:
+        InputError: a model, suite, data file or setting is wrong; all models are looked at first.
+        OutputError: the results cannot be written.
+    """
+    named = name_models(models)
+    chosen = load_suite(suite)
+    _check(limit, batch_size)
+    harness, model_module = _engine(threads)
+    settings = _Settings(
+        limit, model_module.choose_device(device), dtype, batch_size, apply_chat_template, chosen.fewshot_seed
+    )
+    versions = {"dusk": dusk.__version__, **harness.VERSIONS}
+    report = EvalReport(chosen, settings.to_json(), versions)
+    target = Path(out) if out is not None else None
+    kept = _earlier_models(report, target)
+    folders = _folders(named)
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dusk-eval-")))
+        work = [_prepare(harness, entry, data, scratch, settings) for entry in chosen.tasks]
+        tell = _Teller(progress, total=sum(each.items for each in work) * len(folders))
+        for name, folder in folders.items():
+            measured = _evaluate_model(
+                name, given=named[name], folder=folder, work=work, settings=settings, out=target, tell=tell
+            )
+            report.models.append(measured)
+            _check_columns(report)
+    if target is not None:
+        report.models = _merged(kept, report.models)
+        report.write(target)
+    return report
+
+
+def name_models(models: Models) -> dict[str, str | Path]:
+    """Models by the name that they get: the folder's or repository's, longer where two are alike."""
+    if isinstance(models, Mapping):
+        named = dict(models)
+    else:
+        given = [models] if isinstance(models, str | Path) else list(models)
+        paths = [Path(str(model).rstrip("/")) for model in given]
+        if len(set(paths)) < len(paths):
+            twice = sorted({str(path) for path in paths if paths.count(path) > 1})
+            raise SettingError("a model is given twice", problems=twice)
+        named = dict(zip(_shortest_names(paths), given, strict=True))
+    if not named:
+        raise SettingError("there is no model to evaluate", remedy="Name at least one folder or hub id.")
+    return named
+
+
+def _shortest_names(paths: Sequence[Path]) -> list[str]:
+    for parts in range(1, max((len(path.parts) for path in paths), default=1) + 1):
+        names = ["/".join(path.parts[-parts:]) for path in paths]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def _check(limit: int | None, batch_size: int | str | None) -> None:
+    if limit is not None and limit <= 0:
+        raise SettingError(
+            f"limit {limit}: at least one item is needed", remedy="Leave it out for all items."
+        )
+    if batch_size not in (None, "auto") and not (isinstance(batch_size, int) and batch_size >= 1):
+        raise SettingError(f"batch_size {batch_size}: a number of at least 1, or auto")
+
+
+def _engine(threads: int | None) -> tuple[Any, Any]:
+    """The modules that need torch and the harness, imported here so that wrong input is told without them."""
+    try:
+        from dusk.evaluate import harness, model
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"evaluation needs {error.name}, which is not installed", remedy="Install `dusk[eval]`."
+        ) from error
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    return harness, model
+
+
+def _folders(named: Mapping[str, str | Path]) -> dict[str, Path]:
+    """Each model's folder; every model that is none is told at once."""
+    folders, problems = {}, []
+    for name, model in named.items():
+        try:
+            folders[name] = resolve(model)
+            open_checkpoint(folders[name])
+        except DuskError as error:
+            problems.append(error)
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        told = [str(problem) for problem in problems]
+        raise InputError(f"{len(told)} of {len(named)} models cannot be evaluated", problems=told)
+    return folders
+
+
+def _prepare(harness: Any, entry: Entry, data: Any, scratch: Path, settings: _Settings) -> _Work:
+    folder, made_from = None, ""
+    if entry.local is not None:
+        local = write_local_task(entry, _data_folders(data), scratch / re.sub(r"\W", "_", entry.task))
+        folder, made_from = local.folder, local.digest
+    tasks = harness.load_tasks(entry, folder, settings.fewshot_seed)
+    kind = settings.device.partition(":")[0]
+    decided_by = [entry.to_json(), settings.to_json(), kind, harness.VERSIONS, made_from]
+    return _Work(entry, tasks, harness.count_items(tasks, settings.limit), digest_of(decided_by))
+
+
+def _data_folders(data: Any) -> list[Path]:
+    given = [] if data is None else [data] if isinstance(data, str | Path) else list(data)
+    return [Path(folder) for folder in given]
+
+
+def _evaluate_model(
+    name: str,
+    *,
+    given: str | Path,
+    folder: Path,
+    work: Sequence[_Work],
+    settings: _Settings,
+    out: Path | None,
+    tell: "_Teller",
+) -> ModelScores:
+    """All entries of one model: taken from its items file, or measured and added to it."""
+    digest = model_digest(folder)
+    stem = re.sub(r"[^\w.-]", "_", name)
+    file = items_folder(out) / f"{stem}-{digest}.jsonl.gz" if out else None
+    store = ItemStore(file)
+    entries: dict[str, EntryItems] = {}
+    loaded: HarnessModel | None = None
+    for each in work:
+        found = store.get(each.entry.task, each.fingerprint)
+        if found is None:
+            loaded = loaded or _load(folder, settings)
+            found = _measure(loaded, each, settings, tell.of(f"{name}: {each.entry.task}", each.items))
+            store.put(found)
+        entries[each.entry.task] = found
+        tell.finish(f"{name}: {each.entry.task}", each.items)
+    return ModelScores(name, str(given), digest, entries, file)
+
+
+def _load(folder: Path, settings: _Settings) -> "HarnessModel":
+    harness, model = _engine(None)
+    with harness.quiet(offline=True):
+        loaded: HarnessModel = model.load_model(
+            folder, device=settings.device, dtype=settings.dtype, batch_size=settings.batch_size
+        )
+    return loaded
+
+
+def _measure(
+    loaded: "HarnessModel", work: _Work, settings: _Settings, on_share: Callable[[float], None]
+) -> EntryItems:
+    harness, _ = _engine(None)
+    items: EntryItems = harness.run_tasks(
+        loaded,
+        work.tasks,
+        entry=work.entry,
+        fingerprint=work.fingerprint,
+        limit=settings.limit,
+        apply_chat_template=settings.apply_chat_template,
+        fewshot_seed=settings.fewshot_seed,
+        on_share=on_share,
+    )
+    return items
+
+
+def _earlier_models(report: EvalReport, out: Path | None) -> list[ModelScores]:
+    """The models of an existing results file; raises `SettingError` if it is of another suite or settings."""
+    if out is None or not out.exists():
+        return []
+    earlier = load_report(out)
+    problems = [
+        f"{what}: {_brief(then)} there, {_brief(now)} now"
+        for what, then, now in (
+            ("suite", earlier.suite.suite, report.suite.suite),
+            ("tasks", *([entry.to_json() for entry in each.suite.tasks] for each in (earlier, report))),
+            *((name, earlier.settings.get(name), value) for name, value in report.settings.items()),
+            *((name, earlier.versions.get(name), value) for name, value in report.versions.items()),
+        )
+        if then != now
+    ]
+    if problems:
+        raise SettingError(
+            f"{out} holds results that these cannot stand beside",
+            problems=problems,
+            remedy="Choose another --out.",
+        )
+    return earlier.models
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) < 60 else f"other ({digest_of(value)[:8]})"
+
+
+def _merged(earlier: Sequence[ModelScores], now: Sequence[ModelScores]) -> list[ModelScores]:
+    """Earlier models in their places, replaced where measured again, and the new ones behind them."""
+    again = {model.name: model for model in now}
+    return [again.pop(model.name, model) for model in earlier] + list(again.values())
+
+
+def _check_columns(report: EvalReport) -> None:
+    """Every column that the suite names must be a metric that its task has; checked on the first model."""
+    if len(report.models) > 1:
+        return
+    scores = report.scores(report.models[0].name)
+    problems = [
+        f"column {column.label}: task {column.entry} has no metric {column.metric!r}. "
+        f"{nearest(column.metric, scores[column.entry])} It has {', '.join(scores[column.entry])}."
+        for column in report.columns
+        if column.metric not in scores[column.entry]
+    ]
+    if problems:
+        raise SettingError(f"suite {report.suite.suite}: its columns do not fit its tasks", problems=problems)
+
+
+class _Teller:
+    """Turns shares of entries into items done in all."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self.progress = progress or (lambda done, total, label: None)
+        self.total = total
+        self.done = 0
+
+    def of(self, label: str, items: int) -> Callable[[float], None]:
+        """What an entry calls with the share of it that is done."""
+        return lambda share: self.progress(self.done + share * items, self.total, label)
+
+    def finish(self, label: str, items: int) -> None:
+        """The entry is done, or was found measured."""
+        self.done += items
+        self.progress(self.done, self.total, label)
