@@ -25,7 +25,21 @@ _DOORS = {
     "verify": "dusk.checkpoint:verify",
 }
 
-__all__ = ["__version__", *_DOORS]
+__all__ = [
+    "LayerMap",
+    "__version__",
+    "align",
+    "evaluate",
+    "inspect",
+    "load_scaled",
+    "merge",
+    "pretrain",
+    "report",
+    "run",
+    "scale",
+    "sft",
+    "verify",
+]
 
 if TYPE_CHECKING:
     from .layers import LayerMap as LayerMap

@@ -1,7 +1,7 @@
 """Recipes: the whole chain as one file, and the running of it."""
 
 from dusk.recipe.kinds import KINDS, Kind
-from dusk.recipe.load import load_recipe, parse_recipe
+from dusk.recipe.load import demo_recipe, load_recipe, parse_recipe
 from dusk.recipe.outcome import RunReport, StageEvent, StageReport
 from dusk.recipe.recipe import Recipe
 from dusk.recipe.run import run
@@ -15,6 +15,7 @@ __all__ = [
     "StageEvent",
     "StageReport",
     "StageSettings",
+    "demo_recipe",
     "load_recipe",
     "parse_recipe",
     "run",

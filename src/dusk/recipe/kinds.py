@@ -22,7 +22,10 @@ class Kind:
             other stages replaced by paths) and `out`, and with `progress` and `threads` where it takes them.
         summary: one line for people.
         out: what `out` is: `whole`, a folder that the function creates and completes by itself, continuing
-            where it was stopped; `folder`, an empty folder to write into; else the name of a file in one.
+            where it was stopped; `folder`, an empty folder to write into; else the name of a file in a folder
+            that is left to it from attempt to attempt.
+        unit: what its progress counts, where the function does not say; the function's third word is then a
+            message.
         torch: whether it needs torch, and so waits for the process that has imported it.
         revision: raised when the same settings come to give another result, so that finished stages of
             older runs are done again.
@@ -33,6 +36,7 @@ class Kind:
     function: str
     summary: str
     out: Literal["whole", "folder"] | str = "whole"
+    unit: str = ""
     torch: bool = False
     revision: int = 1
 
@@ -62,19 +66,20 @@ KINDS: dict[str, Kind] = {
             "instructions and preferences",
             out="folder",
         ),
-        Kind("scale", stages.ScaleStage, "dusk.scale:scale", "depth up-scaling"),
+        Kind("scale", stages.ScaleStage, "dusk.scale:scale", "depth up-scaling", unit="bytes"),
         Kind(
             "pretrain", stages.PretrainStage, "dusk.train.pretrain:pretrain", "more pretraining", torch=True
         ),
         Kind("sft", stages.SftStage, "dusk.train.sft:sft", "instruction tuning", torch=True),
         Kind("align", stages.AlignStage, "dusk.train.align:align", "stepwise DPO", torch=True),
-        Kind("merge", stages.MergeStage, "dusk.merge:merge", "merging of weights"),
+        Kind("merge", stages.MergeStage, "dusk.merge:merge", "merging of weights", unit="bytes"),
         Kind(
             "evaluate",
             stages.EvaluateStage,
             "dusk.evaluate:evaluate",
             "evaluation",
             out="results.json",
+            unit="items",
             torch=True,
         ),
     )

@@ -39,6 +39,11 @@ def load_recipe(path: str | Path, *, seed: int | None = None) -> Recipe:
     return parse_recipe(content, source=str(path), folder=path.parent, seed=seed)
 
 
+def demo_recipe(*, seed: int | None = None) -> Recipe:
+    """The packaged recipe that `dusk demo` runs."""
+    return load_recipe(Path(__file__).with_name("demo.yaml"), seed=seed)
+
+
 def parse_recipe(
     content: Any, *, source: str = "the recipe", folder: Path | None = None, seed: int | None = None
 ) -> Recipe:

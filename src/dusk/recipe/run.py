@@ -150,6 +150,7 @@ class _Run:
             "function": kind.function,
             "arguments": arguments,
             "out": kind.out,
+            "unit": kind.unit,
             "threads": self.report.threads,
             "state": str(self.folder.state / stage.fingerprint[:16]),
             "place": str(self.folder.stage(stage.name)),

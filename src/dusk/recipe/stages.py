@@ -127,5 +127,10 @@ class EvaluateStage(StageSettings):
 
     models: list[Model] = Field(min_length=1, description="the models to evaluate")
     suite: Suite = Field(description="h6, openllm, or a suite file")
-    data: File | None = Field(None, description="folder of the tasks' data")
+    data: list[File] | None = Field(None, description="folders with the rows of local tasks")
     limit: int | None = Field(None, ge=1, description="items of each task at most")
+    batch_size: int | None = Field(None, ge=1, description="sequences at a time")
+    device: str | None = Field(None, description="cpu, cuda or cuda:N")
+    dtype: str | None = Field(None, description="type of the arithmetic; auto is float32 on a CPU")
+    apply_chat_template: bool | None = Field(None, description="ask in the tokenizer's chat template")
+    threads: int | None = Field(None, ge=1, description="processor threads")

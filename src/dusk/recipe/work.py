@@ -46,7 +46,7 @@ def work(events: socket.socket) -> int:
     signal.signal(signal.SIGTERM, _stop)
     with events.makefile("r", encoding="utf-8") as lines:
         task = json.loads(lines.readline())
-    tell = _Teller(events)
+    tell = _Teller(events, task["unit"])
     tell.send({"event": "started", "pid": os.getpid()})
     _into_log(Path(task["log"]))
     sys.path[:] = task["path"]
@@ -92,16 +92,19 @@ def _call(task: dict[str, Any], made: Path, progress: Callable[..., None]) -> An
     function = getattr(importlib.import_module(module), name)
     arguments = dict(task["arguments"])
     accepted = inspect.signature(function).parameters
-    for key, value in (("progress", progress), ("threads", task["threads"])):
-        if key in accepted:
-            arguments.setdefault(key, value)
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
+    if "progress" in accepted:
+        arguments["progress"] = progress
+    if "threads" in accepted or open_ended:
+        arguments.setdefault("threads", task["threads"])
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(arguments.get("threads", task["threads"]))
     if task["out"] == "whole":
         return function(out=made, **arguments)
     partial = made.with_name(f"{made.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
+    if task["out"] == "folder":
+        shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(exist_ok=True)
     returned = function(out=partial if task["out"] == "folder" else partial / task["out"], **arguments)
     partial.rename(made)
     return returned
@@ -156,8 +159,8 @@ def _locked(path: Path) -> Iterator[None]:
 class _Teller:
     """Sends events to the run, progress at most ten times a second."""
 
-    def __init__(self, events: socket.socket) -> None:
-        self.events = events
+    def __init__(self, events: socket.socket, unit: str) -> None:
+        self.events, self.unit = events, unit
         self.last = 0.0
 
     def send(self, event: dict[str, Any]) -> None:
@@ -168,7 +171,10 @@ class _Teller:
         now = time.monotonic()
         if now - self.last >= _EVENT_SECONDS or done == total:
             self.last = now
-            self.send({"event": "progress", "done": done, "total": total, "unit": unit, "values": values})
+            if self.unit and unit:
+                values["message"] = unit
+            told = {"done": done, "total": total, "unit": self.unit or unit, "values": values}
+            self.send({"event": "progress", **told})
 
 
 def _failure(error: BaseException) -> dict[str, Any]:
