@@ -1,0 +1,78 @@
+"""The gains over the controls with their intervals, on one axis: worse left of zero, better right of it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from dusk.report.chart import Tick, nice_ticks, tick_label
+from dusk.report.plots import STYLES, arm_label
+from dusk.report.verdict import Gain
+from dusk.report.wording import bits
+
+_WIDTH, _ROW, _TOP, _PAD = 460.0, 46.0, 8.0, 16.0
+
+
+@dataclass(frozen=True)
+class Whisker:
+    """One control: places along the axis, and the same in words."""
+
+    label: str
+    words: str
+    y: float
+    at: float
+    low: float | None
+    high: float | None
+    style: int
+
+
+@dataclass(frozen=True)
+class Forest:
+    """The plot; `zero` is the place of no difference."""
+
+    rows: tuple[Whisker, ...]
+    ticks: tuple[Tick, ...]
+    zero: float
+    width: float
+    height: float
+    axis: float
+    spoken: str
+
+
+def forest_of(gains: Sequence[Gain]) -> Forest | None:
+    """Draw the gains that have intervals; None where none has."""
+    told = [gain for gain in gains if gain.low is not None and gain.high is not None]
+    if not told:
+        return None
+    bounds = [0.0, *(bound for gain in told for bound in (gain.low, gain.high) if bound is not None)]
+    low, high = min(bounds), max(bounds)
+    room = (high - low) * 0.08 or 0.001
+    low, high = low - room, high + room
+
+    def across(value: float) -> float:
+        return round(_PAD + (value - low) / (high - low) * (_WIDTH - 2 * _PAD), 2)
+
+    ticks = [tick for tick in nice_ticks(low, high) if low <= tick <= high]
+    axis = _TOP + _ROW * len(told)
+    rows = tuple(_whisker(gain, _TOP + _ROW * (place + 0.5), across) for place, gain in enumerate(told))
+    return Forest(
+        rows=rows,
+        ticks=tuple(Tick(across(tick), tick_label(tick, ticks)) for tick in ticks),
+        zero=across(0.0),
+        width=_WIDTH,
+        height=axis + 40,
+        axis=axis,
+        spoken="; ".join(f"against {row.label}: {row.words}" for row in rows),
+    )
+
+
+def _whisker(gain: Gain, y: float, across: Callable[[float], float]) -> Whisker:
+    side = "better" if gain.value >= 0 else "worse"
+    words = f"{bits(abs(gain.value))} {side}, {bits(gain.low)} to {bits(gain.high)}"
+    return Whisker(
+        label=arm_label(gain.control),
+        words=words,
+        y=y,
+        at=across(gain.value),
+        low=None if gain.low is None else across(gain.low),
+        high=None if gain.high is None else across(gain.high),
+        style=STYLES.get(gain.control.role, 4),
+    )

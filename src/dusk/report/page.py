@@ -1,0 +1,125 @@
+"""The page: everything that the other files computed, put into the template.
+
+Every text of the run goes through the template's escaping, and a policy in the page itself forbids it to load
+or to run anything but the style and the script that stand in it.
+"""
+
+import base64
+import hashlib
+from dataclasses import dataclass
+from importlib import resources
+
+import jinja2
+from markupsafe import Markup
+
+from dusk.report.arms import Arm, Arms, find_arms
+from dusk.report.costs import costs_of
+from dusk.report.evaluations import Evaluation, read_evaluations
+from dusk.report.forest import forest_of
+from dusk.report.layer_strip import layer_strip
+from dusk.report.lineage import lineage
+from dusk.report.plots import Plots, plots_of
+from dusk.report.provenance import provenance_of
+from dusk.report.run_folder import Run
+from dusk.report.scores import score_table
+from dusk.report.verdict import Outcome, Recovery, Verdict, verdict_of
+from dusk.report.wording import bits, count, flops, listed
+
+_TEMPLATES = "templates"
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One of the facts under the sentence: what it is, its figure, and a line about it."""
+
+    name: str
+    figure: str
+    words: str
+
+
+def render(run: Run) -> str:
+    """The whole page as HTML."""
+    arms = find_arms(run)
+    evaluations = read_evaluations(run)
+    verdict = verdict_of(arms, evaluations)
+    plots = plots_of(run, arms)
+    tables = [score_table(run, evaluation, arms.base) for evaluation in evaluations]
+    strip = layer_strip(arms.scaled, arms.base.label if arms.base else "base") if arms.scaled else None
+    style, script = _text("report.css"), _text("report.js")
+    template = _environment().get_template("report.html.jinja")
+    return template.render(
+        run=run,
+        facts=facts_of(arms, verdict),
+        missing=missing_of(run, arms, evaluations, plots),
+        style=Markup(style),
+        script=Markup(script),
+        script_hash=_hash(script),
+        verdict=verdict,
+        picture=lineage(run, arms),
+        strip=strip,
+        forest=forest_of(verdict.gains),
+        plots=plots,
+        costs=costs_of(run),
+        provenance=provenance_of(run),
+        tables=tables,
+    )
+
+
+def facts_of(arms: Arms, verdict: Verdict) -> list[Fact]:
+    """The figures behind the sentence."""
+    recovery = verdict.recovery
+    facts = []
+    if recovery.tokens is not None and recovery.outcome is Outcome.RECOVERED:
+        words = f"of {count(recovery.trained)}; {_levels(recovery)}"
+        facts.append(Fact("Recovered after", f"{count(recovery.tokens)} tokens", words))
+    elif recovery.outcome is Outcome.NOT_RECOVERED:
+        facts.append(Fact("Not recovered within", f"{count(recovery.trained)} tokens", _levels(recovery)))
+    elif recovery.outcome is Outcome.NEVER_WORSE:
+        facts.append(Fact("Recovery", "not needed", _levels(recovery)))
+    facts += [_spent(arm, arms.recovery) for arm in arms.lines if arm.tokens]
+    return facts
+
+
+def _levels(recovery: Recovery) -> str:
+    return f"{bits(recovery.start)} at first, {bits(recovery.end)} at the end, base {bits(recovery.level)}"
+
+
+def _spent(arm: Arm, recovery: Arm | None) -> Fact:
+    compute = f"{flops(arm.flops)} FLOPs" if arm.flops else "compute not known"
+    if recovery is not None and arm is not recovery and arm.flops and recovery.flops:
+        compute += f", {arm.flops / recovery.flops:.2f} of the scaled model's"
+    return Fact(arm.final.label, f"{count(arm.tokens)} tokens", compute)
+
+
+def missing_of(run: Run, arms: Arms, evaluations: tuple[Evaluation, ...], plots: Plots) -> list[str]:
+    """What the page would show if the run had it."""
+    absent = []
+    unfinished = [f"{stage.label} ({stage.status})" for stage in run.stages if not stage.done]
+    if unfinished:
+        absent.append(f"The run is not finished; there is no output of {listed(unfinished)}.")
+    absent += [f"{stage.label} failed: {stage.error}" for stage in run.stages if stage.error]
+    if arms.scaled and not arms.controls:
+        absent.append("The run has no controls: no other pretraining starts from the base that was grown.")
+    if not any(evaluation.models for evaluation in evaluations):
+        absent.append("No model was evaluated, so there is no table of scores.")
+    if arms.recovery and not plots.recovery:
+        absent.append("No held-out loss was measured along the way; give the stages `eval_data`.")
+    return absent
+
+
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("dusk.report", _TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+
+
+def _text(name: str) -> str:
+    return resources.files("dusk.report").joinpath(_TEMPLATES, name).read_text(encoding="utf-8")
+
+
+def _hash(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

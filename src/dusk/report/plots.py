@@ -1,0 +1,142 @@
+"""What is plotted: the recovery against tokens and against compute, training losses, the steps of sDPO."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from dusk.report.arms import SAME_COMPUTE, SAME_TOKENS, SCALED, Arm, Arms, base_level, other_levels
+from dusk.report.chart import Axes, Chart, Level, Line, Moment, Point, draw
+from dusk.report.run_folder import Run, Stage
+from dusk.report.wording import bits, count, flops, signed
+
+STYLES = {SCALED: 1, SAME_TOKENS: 2, SAME_COMPUTE: 3}
+_STYLES_ALL = 6
+_BITS = "held-out bits per byte"
+
+
+@dataclass(frozen=True)
+class Plots:
+    """All charts of a report, by what they are about; empty where nothing was measured."""
+
+    recovery: tuple[Chart, ...]
+    losses: tuple[Chart, ...]
+    alignment: tuple[Chart, ...]
+
+
+def plots_of(run: Run, arms: Arms) -> Plots:
+    """Draw everything that a run has measured along the way."""
+    return Plots(_present(_recovery(run, arms)), _present(_losses(run)), _present(_alignment(run)))
+
+
+def arm_label(arm: Arm) -> str:
+    """The stage's name, with the role of a control."""
+    words = {SAME_TOKENS: "base, same tokens", SAME_COMPUTE: "base, same compute"}
+    name = arm.final.label
+    return f"{name} ({words[arm.role]})" if arm.role in words else name
+
+
+def _recovery(run: Run, arms: Arms) -> list[Chart | None]:
+    styles = _arm_styles(arms)
+    level = base_level(arms)
+    levels = [Level(arms.base.label, level)] if arms.base is not None and level is not None else []
+    levels += [Level(stage.label, value) for stage, value in other_levels(run, arms)]
+    by_tokens = [Line(arm_label(arm), style, _by_tokens(arm)) for arm, style in styles]
+    by_flops = [Line(arm_label(arm), style, _by_flops(arm)) for arm, style in styles]
+    decays = [Moment("decay", at, style) for arm, style in styles if (at := arm.decay_tokens) is not None]
+    in_flops = [Moment("decay", at, style) for arm, style in styles if (at := _decay_flops(arm)) is not None]
+    tokens = Axes("tokens since the base", _BITS, count, bits)
+    compute = Axes("training FLOPs since the base", _BITS, flops, bits)
+    return [
+        draw("By tokens", by_tokens, tokens, levels=levels, moments=decays),
+        draw("By compute", by_flops, compute, levels=levels, moments=in_flops),
+    ]
+
+
+def _by_tokens(arm: Arm) -> tuple[Point, ...]:
+    return tuple((point.tokens, point.bits_per_byte) for point in arm.curve)
+
+
+def _by_flops(arm: Arm) -> tuple[Point, ...]:
+    return tuple((point.flops, point.bits_per_byte) for point in arm.curve if point.flops is not None)
+
+
+def _arm_styles(arms: Arms) -> list[tuple[Arm, int]]:
+    styles, spare = [], len(STYLES) + 1
+    taken: set[int] = set()
+    for arm in arms.lines:
+        style = STYLES.get(arm.role, 0)
+        if not style or style in taken:
+            style, spare = (spare - 1) % _STYLES_ALL + 1, spare + 1
+        taken.add(style)
+        styles.append((arm, style))
+    return styles
+
+
+def _decay_flops(arm: Arm) -> float | None:
+    tokens, total, compute = arm.decay_tokens, arm.tokens, arm.flops
+    return tokens * compute / total if tokens is not None and total and compute is not None else None
+
+
+def _losses(run: Run) -> list[Chart | None]:
+    titles = {"pretrain": "Pretraining loss", "sft": "Instruction-tuning loss", "align": "Preference loss"}
+    return [
+        _of_stages(title, [stage for stage in run.stages if stage.kind == kind], "loss", "loss in nats")
+        for kind, title in titles.items()
+    ]
+
+
+def _of_stages(title: str, stages: Sequence[Stage], key: str, y_title: str) -> Chart | None:
+    lines: list[Line] = []
+    for stage in stages:
+        points = _points(stage, key)
+        if points:
+            lines.append(Line(stage.label, len(lines) % _STYLES_ALL + 1, points, marked=False))
+    by_tokens = all("tokens" in row for stage in stages for row in stage.metrics.train)
+    return draw(title, lines, Axes("tokens" if by_tokens else "step", y_title, count, _three))
+
+
+def _points(stage: Stage, key: str) -> tuple[Point, ...]:
+    rows = stage.metrics.train
+    across = "tokens" if key == "loss" and all("tokens" in row for row in rows) else "step"
+    return tuple((row[across], row[key]) for row in rows if key in row and across in row)
+
+
+def _alignment(run: Run) -> list[Chart | None]:
+    stages = [stage for stage in run.stages if stage.kind == "align"]
+    shown: Mapping[str, tuple[str, str, Callable[[float], str]]] = {
+        "rewards/margins": ("Reward margin", "chosen less rejected, nats", _three),
+        "rewards/accuracies": ("Reward accuracy", "share of pairs ranked right", _share),
+    }
+    charts = []
+    for key, (title, y_title, y_words) in shown.items():
+        lines = [
+            Line(stage.label, number % _STYLES_ALL + 1, _points(stage, key), marked=False)
+            for number, stage in enumerate(stages)
+        ]
+        steps = _sdpo_steps(stages)
+        moments = [Moment(f"step {part}", at, number % _STYLES_ALL + 1) for number, part, at in steps]
+        charts.append(draw(title, lines, Axes("update", y_title, count, y_words), moments=moments))
+    return charts
+
+
+def _sdpo_steps(stages: Sequence[Stage]) -> list[tuple[int, int, float]]:
+    """(number of the stage, step of sDPO, first update of it) for every step after a stage's first."""
+    found = []
+    for number, stage in enumerate(stages):
+        rows = [row for row in stage.metrics.train if "sdpo_step" in row]
+        for before, row in pairwise(rows):
+            if row["sdpo_step"] != before["sdpo_step"]:
+                found.append((number, int(row["sdpo_step"]), row["step"]))
+    return found
+
+
+def _present(charts: Sequence[Chart | None]) -> tuple[Chart, ...]:
+    return tuple(chart for chart in charts if chart is not None)
+
+
+def _three(value: float) -> str:
+    return signed(f"{value:.3g}" if abs(value) >= 1 else f"{value:.3f}")
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.0f} %"
