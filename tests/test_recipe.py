@@ -199,3 +199,10 @@ def test_both_and_neither_start_of_pretraining():
     assert "give either model or from_scratch" in problems({"base": BASE, "a": data})[0]
     sizes = {"kind": "scale", "base": "base", "drop": 2, "to": 12}
     assert "drop and to each say the size" in problems({"base": BASE, "a": sizes})[0]
+
+
+def test_a_label_is_shown_and_changes_nothing():
+    plain, labelled = recipe({"a": BASE}), recipe({"a": {**BASE, "label": "SFT v3+v4"}})
+    assert fingerprints(plain) == fingerprints(labelled)
+    assert "label" not in labelled.stages["a"].given()
+    assert "label: SFT v3+v4" in labelled.to_yaml()

@@ -73,7 +73,8 @@ def settings_command(
     """
     kind = KINDS[kind_name]
     named = {word.strip("[].") for word in words}
-    fields = {key: field for key, field in kind.settings.model_fields.items() if key not in {"kind", *named}}
+    keys = [key for key in kind.settings.keywords() if key not in named]
+    fields = {key: kind.settings.model_fields[key] for key in keys}
     flag_of = {key: (flags or {}).get(key, f"--{key.replace('_', '-')}") for key in fields}
     more = list(more)
 

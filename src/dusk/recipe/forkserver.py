@@ -21,10 +21,9 @@ import subprocess
 import sys
 from typing import Any
 
-from dusk.recipe.work import die_with_parent, work
+from dusk.recipe.work import RSS_UNIT_BYTES, die_with_parent, work
 
 _POLL_SECONDS = 0.05
-_RSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024
 
 
 class ForkServer:
@@ -133,4 +132,4 @@ def _reap(stages: dict[int, socket.socket]) -> None:
 
 
 def _peak_bytes(usage: "resource.struct_rusage") -> int:
-    return usage.ru_maxrss * _RSS_UNIT_BYTES
+    return usage.ru_maxrss * RSS_UNIT_BYTES

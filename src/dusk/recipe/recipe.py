@@ -43,7 +43,7 @@ class Recipe(BaseModel):
         """The resolved recipe: every default merged in, every seed named. It is a recipe again."""
         head = self.model_dump(exclude={"stages"})
         head = {key: value for key, value in head.items() if value not in ("", None)}
-        stages = {name: {"kind": stage.kind, **stage.given()} for name, stage in self.stages.items()}
+        stages = {name: {"kind": stage.kind, **stage.shown()} for name, stage in self.stages.items()}
         return yaml.safe_dump({**head, "stages": stages}, sort_keys=False, allow_unicode=True, width=100)
 
 

@@ -89,7 +89,7 @@ class _Run:
         prints = fingerprints(recipe)
         threads = recipe.threads or folder.summary().get("threads") or max(1, cores() // jobs)
         stages = [
-            StageReport(name, settings.kind, "waiting", recipe.uses(name), settings.given(), prints[name])
+            StageReport(name, settings.kind, "waiting", recipe.uses(name), settings.shown(), prints[name])
             for name, settings in recipe.stages.items()
         ]
         self.report = RunReport(folder.path, recipe.name, recipe.seed, jobs, threads, 0.0, stages)

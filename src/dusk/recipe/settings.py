@@ -45,15 +45,28 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class StageSettings(BaseModel):
-    """The settings of one stage, named as the parameters of the library function that it calls."""
+    """The settings of one stage, named as the parameters of the library function that it calls.
+
+    `label` is what tables and pictures call the stage; the function does not see it.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     kind: str
+    label: str | None = None
 
     def given(self) -> dict[str, Any]:
-        """The settings that the recipe gives, in the order of the schema, without the kind."""
-        return self.model_dump(exclude_unset=True, exclude={"kind"})
+        """The settings that the recipe gives, in the order of the schema: the function's keywords."""
+        return self.model_dump(exclude_unset=True, exclude={"kind", "label"})
+
+    def shown(self) -> dict[str, Any]:
+        """The settings with the label, as the resolved recipe and run.json have them."""
+        return ({"label": self.label} if self.label else {}) | self.given()
+
+    @classmethod
+    def keywords(cls) -> list[str]:
+        """The names of the settings that the function sees."""
+        return [key for key in cls.model_fields if key not in {"kind", "label"}]
 
     @classmethod
     def references(cls) -> dict[str, Reference]:

@@ -23,9 +23,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from dusk.checkpoint import OutputFolder
 from dusk.errors import DuskError, OutputError
 
 STAMP = "stage.json"
+RSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024
 _LOCK_SECONDS = 30.0
 _EVENT_SECONDS = 0.1
 _PR_SET_PDEATHSIG = 1
@@ -72,22 +74,26 @@ def perform(task: dict[str, Any], progress: Callable[..., None]) -> dict[str, An
     state.mkdir(parents=True, exist_ok=True)
     made = state / place.name
     with _locked(state / "lock"):
-        begin = time.perf_counter()
-        returned = None if made.is_dir() else _call(task, made, progress)
-        facts = {
-            **task["stamp"],
-            "seconds": round(time.perf_counter() - begin, 3),
-            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            * (1 if sys.platform == "darwin" else 1024),
-            "results": _results(made, returned),
-        }
-        if not (made / STAMP).is_file():
-            _write(made / STAMP, facts)
+        facts = _facts_of(made) or _make(task, made, progress)
         _replace(made, place, state / "old")
     return facts
 
 
-def _call(task: dict[str, Any], made: Path, progress: Callable[..., None]) -> Any:
+def _make(task: dict[str, Any], made: Path, progress: Callable[..., None]) -> dict[str, Any]:
+    """Have the output made at `made`, with its stamp in it."""
+    begin = time.perf_counter()
+    if task["out"] == "whole":
+        returned = None if made.is_dir() else _call(task, made, progress)
+        return _stamp(task, made, returned, begin)
+    resume_key = None if task["out"] == "folder" else task["stamp"]["fingerprint"]
+    with OutputFolder(made, resume_key) as output:
+        out = output.path if task["out"] == "folder" else output.path / task["out"]
+        facts = _stamp(task, output.path, _call(task, out, progress), begin)
+        output.commit()
+    return facts
+
+
+def _call(task: dict[str, Any], out: Path, progress: Callable[..., None]) -> Any:
     module, name = task["function"].split(":")
     function = getattr(importlib.import_module(module), name)
     arguments = dict(task["arguments"])
@@ -99,25 +105,36 @@ def _call(task: dict[str, Any], made: Path, progress: Callable[..., None]) -> An
         arguments.setdefault("threads", task["threads"])
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(arguments.get("threads", task["threads"]))
-    if task["out"] == "whole":
-        return function(out=made, **arguments)
-    partial = made.with_name(f"{made.name}.partial")
-    if task["out"] == "folder":
-        shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(exist_ok=True)
-    returned = function(out=partial if task["out"] == "folder" else partial / task["out"], **arguments)
-    partial.rename(made)
-    return returned
+    return function(out=out, **arguments)
 
 
-def _results(made: Path, returned: Any) -> dict[str, Any]:
-    """The measured results: of the output's own `dusk.json`, else of what the function returned."""
-    manifest = made / "dusk.json"
-    found: Any = None
-    if manifest.is_file():
-        found = json.loads(manifest.read_text(encoding="utf-8")).get("results")
-    elif isinstance(returned, dict):
-        found = returned
+def _stamp(task: dict[str, Any], folder: Path, returned: Any, begin: float) -> dict[str, Any]:
+    """Write the facts of a whole output into it, and so make it a finished stage's."""
+    results = _results(folder, returned)
+    elapsed = round(time.perf_counter() - begin, 3)
+    facts = {
+        **task["stamp"],
+        "seconds": max(elapsed, results.get("seconds") or 0.0),  # longer, where it was continued
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT_BYTES,
+        "results": results,
+    }
+    _write(folder / STAMP, facts)
+    return facts
+
+
+def _facts_of(made: Path) -> dict[str, Any] | None:
+    """The facts of an output that is whole and has only not been moved to its place."""
+    stamp = made / STAMP
+    facts: dict[str, Any] | None = json.loads(stamp.read_text("utf-8")) if stamp.is_file() else None
+    return facts
+
+
+def _results(folder: Path, returned: Any) -> dict[str, Any]:
+    """The measured results: what the function returned, else those of the output's own `dusk.json`."""
+    if isinstance(returned, dict):
+        return returned
+    manifest = folder / "dusk.json"
+    found = json.loads(manifest.read_text("utf-8")).get("results") if manifest.is_file() else None
     return found if isinstance(found, dict) else {}
 
 
