@@ -1,0 +1,89 @@
+"""Configs of deeper models: everything that counts layers follows the map."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dusk.checkpoint import Layout, deepen_config
+from dusk.errors import LayerMapError
+from dusk.layers import LayerMap
+
+LAYOUT = Layout("model.layers", 8, "num_hidden_layers")
+NESTED = Layout("model.layers", 8, "num_hidden_layers", ("text_config",))
+MAP = LayerMap.depthwise(8)
+
+
+def deepen(layer_map: LayerMap = MAP, **config: Any) -> tuple[dict[str, Any], list[str]]:
+    return deepen_config({"num_hidden_layers": 8, **config}, LAYOUT, layer_map)
+
+
+@given(st.lists(st.integers(0, 7), min_size=1, max_size=20))
+def test_lists_and_indices_agree_with_each_other(source: list[int]) -> None:
+    """The same pattern told as flags and as indices is the same pattern afterwards."""
+    flags = [0, 1, 0, 1, 1, 0, 0, 1]
+    layer_map = LayerMap.of(source, 8)
+    config, _ = deepen(layer_map, no_rope_layers=flags, moe_layers=[1, 3, 4, 7])
+    assert config["num_hidden_layers"] == len(source)
+    assert [int(i in config["moe_layers"]) for i in range(len(source))] == config["no_rope_layers"]
+    assert config["no_rope_layers"] == [flags[layer] for layer in source]
+
+
+def test_the_base_config_is_left_alone() -> None:
+    base = {"num_hidden_layers": 8, "layer_types": list("abababab"), "rope": {"factors": [1] * 8}}
+    deeper, notes = deepen_config(base, LAYOUT, MAP)
+    assert base["num_hidden_layers"] == 8
+    assert deeper["layer_types"] == list("ababab" + "ababab")
+    assert deeper["rope"] == base["rope"]
+    assert notes == ["layer_types: remapped to 12 entries"]
+
+
+def test_lists_that_only_happen_to_have_the_length() -> None:
+    tokens = list(range(8))
+    deeper, _ = deepen(eos_token_id=tokens, architectures=["x"] * 8, suppress_tokens=tokens)
+    assert (deeper["eos_token_id"], len(deeper["architectures"])) == (tokens, 8)
+
+
+def test_nested_configs_and_mirrored_counts() -> None:
+    config = {"num_hidden_layers": 8, "text_config": {"num_hidden_layers": 8, "n_layers": 8, "num_layers": 3}}
+    deeper, _ = deepen_config(config, NESTED, MAP)
+    assert deeper == {
+        "num_hidden_layers": 12,
+        "text_config": {"num_hidden_layers": 12, "n_layers": 12, "num_layers": 3},
+    }
+
+
+def test_dense_layers_at_the_beginning() -> None:
+    assert deepen(first_k_dense_replace=1)[0]["first_k_dense_replace"] == 1
+    assert deepen(LayerMap.repeat(8), first_k_dense_replace=2)[0]["first_k_dense_replace"] == 4
+    with pytest.raises(LayerMapError, match="first_k_dense_replace = 3"):
+        deepen(first_k_dense_replace=3)
+    with pytest.raises(LayerMapError, match="num_kv_shared_layers"):
+        deepen(num_kv_shared_layers=2)
+
+
+def test_windows_from_a_layer_on() -> None:
+    windowed = {"use_sliding_window": True, "sliding_window": 4}
+    assert deepen(max_window_layers=28)[0]["max_window_layers"] == 28
+    assert deepen(max_window_layers=8)[0]["max_window_layers"] == 12
+    assert deepen(LayerMap.repeat(8), max_window_layers=3, **windowed)[0]["max_window_layers"] == 6
+    with pytest.raises(LayerMapError, match="max_window_layers"):
+        deepen(max_window_layers=3, **windowed)
+    deeper, _ = deepen(max_window_layers=3, layer_types=["f"] * 3 + ["s"] * 5, **windowed)
+    assert deeper["layer_types"] == list("fffsss" + "fsssss")
+
+
+def test_the_phase_of_a_pattern() -> None:
+    """n = 8: a period of 4 needs 2m = 8 (mod 4), so drops 0 and 2; of 3 needs m = 1."""
+    assert deepen(sliding_window_pattern=4)[0]["sliding_window_pattern"] == 4
+    with pytest.raises(LayerMapError, match="breaks the pattern") as caught:
+        deepen(sliding_window_pattern=3)
+    assert caught.value.problems == ["drops that keep it: 1"]
+    assert "layer_types" in caught.value.remedy
+    deeper, notes = deepen(sliding_window_pattern=3, layer_types=list("ssfssfss"))
+    assert deeper["layer_types"] == list("ssfssf" + "fssfss")
+    assert "llama.cpp" in notes[0]
+    with pytest.raises(LayerMapError, match="model_type"):
+        deepen(LayerMap.depthwise(8, 3), model_type="cohere2")
+    assert deepen(LayerMap.depthwise(8, 3), model_type="gemma2")[0]["num_hidden_layers"] == 10

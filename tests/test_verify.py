@@ -1,0 +1,106 @@
+"""Verification: what is whole passes, and every fault is told, several at once."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from conftest import save_random_model
+from dusk.checkpoint import verify
+from dusk.errors import CheckpointError
+from dusk.scale import scale
+
+Models = Callable[..., Path]
+Copy = Callable[..., Path]
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+@pytest.mark.parametrize("variant", ["llama", "mistral", "qwen2", "qwen3"])
+def test_whole_models_pass(model_folder: Models, tmp_path: Path, variant: str) -> None:
+    scale(model_folder(variant, dtype="bfloat16"), tmp_path / "out")
+    for folder in (model_folder(variant, dtype="bfloat16"), tmp_path / "out"):
+        report = verify(folder, forward=True)
+        assert report.ok, report
+        assert report.warnings == ()
+        assert report.cache_difference is not None
+        assert report.cache_difference < 1e-5
+        assert "names and shapes" in report.checked
+
+
+def test_all_misfits_are_told_at_once(model_folder: Models, copy_of: Copy) -> None:
+    folder = copy_of(model_folder("mistral"))
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"], weights["lm_head.weight"]
+    weights["model.layers.2.self_attn.q_proj.weight"] = torch.zeros(3, 32)
+    weights["model.layers.3.extra.weight"] = torch.zeros(2)
+    save_file(weights, folder / "model.safetensors")
+    report = verify(folder, forward=True)
+    assert set(report.problems) == {
+        "model.layers.1.mlp.up_proj.weight (48, 32) is missing",
+        "lm_head.weight (96, 32) is missing",
+        "model.layers.2.self_attn.q_proj.weight has shape (3, 32), the config asks for (32, 32)",
+        "model.layers.3.extra.weight has no place in the model",
+    }
+    assert report.cache_difference is None
+    with pytest.raises(CheckpointError, match="not a whole model"):
+        report.require()
+
+
+def test_broken_files_are_in_the_report(model_folder: Models, copy_of: Copy) -> None:
+    folder = copy_of(model_folder("llama"))
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    report = verify(folder)
+    assert not report.ok
+    assert "cut short" in report.problems[0]
+    assert json.loads(json.dumps(report.to_json()))["ok"] is False
+    with pytest.raises(CheckpointError, match="There is no folder"):
+        verify(folder / "nothing")
+
+
+def test_lists_that_do_not_fit_the_layers(model_folder: Models, copy_of: Copy) -> None:
+    folder = copy_of(model_folder("qwen3"))
+    edit(folder, layer_types=["full_attention"] * 3)
+    assert verify(folder).problems == ("the config's layer_types has 3 entries for 4 layers",)
+    edit(folder, layer_types=["full_attention"] * 4, hidden_size="32")
+    assert "hidden_size is '32'" in verify(folder).problems[0]
+
+
+def test_a_manifest_of_another_depth(model_folder: Models, tmp_path: Path) -> None:
+    scale(model_folder("llama"), tmp_path / "out")
+    manifest = json.loads((tmp_path / "out" / "dusk.json").read_text())
+    manifest["layer_map"]["layers"] = 13
+    (tmp_path / "out" / "dusk.json").write_text(json.dumps(manifest))
+    assert verify(tmp_path / "out").problems == ("dusk.json says 13 layers, the model has 12",)
+
+
+def test_a_head_stored_twice_is_odd_but_works(model_folder: Models, copy_of: Copy) -> None:
+    folder = copy_of(model_folder("qwen2"))
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    report = verify(folder)
+    assert report.ok
+    assert "ties it" in report.warnings[0]
+
+
+def test_other_architectures_are_checked_by_loading(tmp_path: Path) -> None:
+    folder = save_random_model(tmp_path / "m", model_type="gpt_neox", num_hidden_layers=2)
+    report = verify(folder, forward=True)
+    assert report.ok, report
+    assert "forward pass only" in report.warnings[0]
+    weights = load_file(folder / "model.safetensors")
+    del weights["gpt_neox.layers.1.mlp.dense_h_to_4h.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert verify(folder).ok
+    assert verify(folder, forward=True).problems == (
+        "missing keys: gpt_neox.layers.1.mlp.dense_h_to_4h.weight",
+    )
