@@ -13,7 +13,8 @@ from dusk.checkpoint import open_checkpoint
 from dusk.errors import CheckpointError, SettingError
 
 _CPU_BATCH = 16  # a larger one gains nothing on a CPU and holds batch x length x vocabulary logits twice
-_CPU_GENERATION_BATCH = 128  # but text is written token by token, where only the last logits are held
+_SMALL_GENERATION_BATCH = 256  # but a small model's text costs the same per step for many as for few
+_SMALL_PARAMETERS = 50_000_000
 
 
 class HarnessModel(HFLM):  # type: ignore[misc]  # the harness is untyped
@@ -90,10 +91,10 @@ def load_model(path: Path, *, device: str, dtype: str, batch_size: int | str | N
             f"{path}: transformers cannot load this model and its tokenizer: {error}",
             remedy="`dusk verify` says what is wrong with a model folder.",
         ) from error
-    on_cpu = device == "cpu"
-    size = batch_size if batch_size is not None else (_CPU_BATCH if on_cpu else "auto")
+    size = batch_size if batch_size is not None else (_CPU_BATCH if device == "cpu" else "auto")
     loaded = HarnessModel(pretrained=model, tokenizer=tokenizer, batch_size=size)
-    loaded.generation_batch_size = _CPU_GENERATION_BATCH if on_cpu and batch_size is None else None
+    if batch_size is None and model.num_parameters() <= _SMALL_PARAMETERS:
+        loaded.generation_batch_size = _SMALL_GENERATION_BATCH
     loaded.set_cache_hook(_RequestHook(loaded))
     return loaded
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 FIELDS = ("text", "source")
 
-_LONGEST = 800  # characters of a document: attention costs their square
+_LONGEST = 600  # characters of a document: attention costs their square
 _SHORTEST = 200
 
 T = TypeVar("T")
