@@ -122,7 +122,7 @@ def test_all_faults_of_the_flags_at_once(capsys):
     [
         (WorkError("the disk is full."), 1, "dusk: the disk is full.\n"),
         (KeyboardInterrupt(), 130, "interrupted"),
-        (ModuleNotFoundError("x", name="lm_eval.tasks"), 2, "install dusk[eval]"),
+        (ModuleNotFoundError("x", name="lm_eval.tasks"), 2, "Install dusk[eval]"),
         (ZeroDivisionError("by zero"), 1, "dusk: ZeroDivisionError: by zero\nThis is a fault of dusk."),
     ],
 )

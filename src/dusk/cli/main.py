@@ -16,8 +16,6 @@ from dusk import __version__
 from dusk.cli.commands import COMMANDS, Entry
 from dusk.errors import DuskError
 
-_EXTRAS = {"torch": "train", "transformers": "train", "accelerate": "train", "lm_eval": "eval"}
-
 
 class LazyGroup(click.Group):
     """A group that imports a command when it is called, and lists it without."""
@@ -107,17 +105,17 @@ def _status(args: Sequence[str] | None) -> int:
         return _say("interrupted; the same command continues.", 130)
     except DuskError as error:
         return _say(str(error), error.exit_code)
-    except ModuleNotFoundError as error:
-        extra = _EXTRAS.get((error.name or "").split(".")[0])
-        if extra is None:
-            return _unexpected(error)
-        return _say(f"this needs {error.name}: install dusk[{extra}].", 2)
     except Exception as error:
         return _unexpected(error)
     return status if isinstance(status, int) else 0
 
 
 def _unexpected(error: Exception) -> int:
+    from dusk.recipe.extras import missing_extra
+
+    missing = missing_extra(error)
+    if missing is not None:
+        return _say(str(missing), missing.exit_code)
     told = (
         f"{type(error).__name__}: {error}\nThis is a fault of dusk. DUSK_TRACEBACK=1 shows where it happened."
     )

@@ -89,4 +89,6 @@ def _show(done: "RunReport") -> None:
 
         show_scores(load_report(path))
     kept = sum(stage.kept for stage in done.stages)
-    click.echo(f"{len(done.stages)} stages, {kept} of them kept, in {duration(done.seconds)}: {done.out}")
+    count = len(done.stages)
+    stages = f"{count} stage{'s' * (count > 1)}"
+    click.echo(f"{stages}, {kept} of them kept, in {duration(done.seconds)}: {done.out}")

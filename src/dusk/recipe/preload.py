@@ -16,7 +16,8 @@ MODULES = (
     "dusk.train.pretrain",
     "dusk.train.sft",
     "dusk.train.align",
-    "dusk.evaluate",
+    "dusk.evaluate.harness",
+    "dusk.evaluate.model",
 )
 
 
@@ -26,5 +27,5 @@ def preload() -> None:
         with warnings.catch_warnings(action="ignore"):
             try:
                 importlib.import_module(module)
-            except ImportError:
+            except Exception:  # whatever is broken, only the stage that needs it may fail
                 continue

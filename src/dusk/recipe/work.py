@@ -25,6 +25,7 @@ from typing import Any
 
 from dusk.checkpoint import OutputFolder
 from dusk.errors import DuskError, OutputError
+from dusk.recipe.extras import missing_extra
 
 STAMP = "stage.json"
 RSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024
@@ -195,6 +196,7 @@ class _Teller:
 
 
 def _failure(error: BaseException) -> dict[str, Any]:
+    error = missing_extra(error) or error
     if isinstance(error, DuskError):
         told = {"type": type(error).__name__, "message": error.message, "remedy": error.remedy}
         return {"event": "failed", **told, "problems": error.problems}
