@@ -84,6 +84,18 @@ def fail(*, out: Path, model: str | None = None, how: str = "dusk") -> None:
         time.sleep(600)
 
 
+def preloaded(*, out: Path, threads: int) -> None:
+    """Needs what the heavy process has imported, and must not have to import it."""
+    import torch
+
+    assert "transformers.trainer" in sys.modules
+    begin = time.perf_counter()
+    grown = torch.ones(64, 64, requires_grad=True)
+    (grown @ grown).sum().backward()
+    assert time.perf_counter() - begin < 2
+    (out / "threads").write_text(f"{threads} {torch.get_num_threads()} {os.environ['OMP_NUM_THREADS']}")
+
+
 def score(*, out: Path, models: list[str]) -> None:
     rows = [
         {"name": Path(m).name, "scores": {"lines": {"n": {"value": len(Path(m, "text.txt").read_text())}}}}
@@ -109,6 +121,7 @@ FAKES = {
     "source": Kind("source", Source, "fake_stages:source", "", out="folder"),
     "grow": Kind("grow", Grow, "fake_stages:grow", ""),
     "fail": Kind("fail", Fail, "fake_stages:fail", "", out="folder"),
+    "preloaded": Kind("preloaded", StageSettings, "fake_stages:preloaded", "", out="folder", torch=True),
     "score": Kind("score", Score, "fake_stages:score", "", out="results.json"),
 }
 

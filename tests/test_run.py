@@ -188,6 +188,16 @@ def test_threads_stay_those_that_the_run_began_with(tmp_path):
     assert run(recipe({"base": CHAIN["base"]}), tmp_path, jobs=1).threads == 3
 
 
+def test_stages_that_need_torch_are_forked_from_a_process_that_has_it(tmp_path):
+    events = []
+    stages = {"torch": {"kind": "preloaded"}, "base": CHAIN["base"], "again": {"kind": "preloaded"}}
+    report = run(recipe(stages, threads=2), tmp_path, jobs=2, progress=events.append)
+    assert next(event.stage for event in events if event.status == "done") == "base"
+    assert (tmp_path / "torch" / "threads").read_text() == "2 2 2"
+    assert report.stage("again").seconds < 2
+    assert report.stage("base").peak_memory_bytes < 100 * 2**20 < report.stage("torch").peak_memory_bytes
+
+
 def start(tmp_path, stages=CHAIN):
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump({"name": "test", "stages": stages}, sort_keys=False))

@@ -8,6 +8,7 @@ from dusk.cli.settings import settings_command
 from dusk.cli.terminal import amount, duration, facts, plain, show_json
 
 if TYPE_CHECKING:
+    from dusk.merge import MergeReport
     from dusk.scale import ScaleReport
 
 
@@ -34,9 +35,21 @@ scale = settings_command(
     show=_show_scale,
 )
 
-merge = settings_command(
-    "merge", words=("models...",), out="OUT", show=lambda report: facts({"written": report.out})
-)
+
+def _show_merge(report: "MergeReport") -> None:
+    for warning in report.warnings:
+        click.echo(f"Warning: {warning}", err=True)
+    how = f"slerp, t = {report.t}" if report.weights is None else f"linear, weights {report.weights}"
+    facts(
+        {
+            "merged": how,
+            "parameters": f"{amount(report.parameters)} in {report.tensors} tensors",
+            "written": f"{report.out} in {duration(report.seconds)}",
+        }
+    )
+
+
+merge = settings_command("merge", words=("models...",), out="OUT", show=_show_merge)
 
 
 @click.command()

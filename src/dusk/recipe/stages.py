@@ -75,7 +75,6 @@ class TrainingStage(StageSettings):
     seed: Seed | None = Field(None, description="seed of the order and of new weights")
     precision: Literal["fp32", "bf16"] | None = Field(None, description="type of the arithmetic")
     gradient_checkpointing: bool | None = Field(None, description="less memory for more computation")
-    eval_data: list[File] | None = Field(None, description="held-out text, measured along the way")
     eval_every_tokens: Count | None = Field(None, description="tokens between two measurements")
     save_every_seconds: Positive | None = Field(None, description="seconds between points to continue from")
     threads: int | None = Field(None, ge=1, description="processor threads")
@@ -87,6 +86,7 @@ class PretrainStage(TrainingStage):
     model: Model | None = Field(None, description="the model to continue")
     from_scratch: File | None = Field(None, description="config.json of a new model, instead of a model")
     data: list[File] = Field(min_length=1, description="text to train on")
+    eval_data: list[File] | None = Field(None, description="held-out text, measured along the way")
 
     @model_validator(mode="after")
     def _one_start(self) -> Self:
@@ -100,6 +100,7 @@ class SftStage(TrainingStage):
 
     model: Model = Field(description="the model to tune")
     data: list[File] = Field(min_length=1, description="instructions with answers")
+    eval_data: list[File] | None = Field(None, description="held-out instructions, measured along the way")
     template: str | None = Field(None, description="chat template: solar, alpaca or chatml")
 
 
@@ -110,14 +111,14 @@ class AlignStage(TrainingStage):
     steps: list[File] = Field(min_length=1, description="preference pairs; one file is one step")
     template: str | None = Field(None, description="chat template: solar, alpaca or chatml")
     beta: Positive | None = Field(None, description="strength of the reference")
-    order: str | None = Field(None, description="order of the pairs within a step")
+    order: Literal["given", "easy-to-hard"] | None = Field(None, description="order of the steps [given]")
 
 
 class MergeStage(StageSettings):
     """One model of several: their average, or the point between two on the sphere."""
 
     models: list[Model] = Field(min_length=2, description="the models to merge")
-    method: str | None = Field(None, description="linear or slerp")
+    method: Literal["linear", "slerp"] | None = Field(None, description="how [linear]")
     weights: list[float] | None = Field(None, description="weight of each model (linear)")
     t: Share | None = Field(None, description="place between the first model (0) and the second (1)")
 
