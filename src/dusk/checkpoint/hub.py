@@ -34,13 +34,13 @@ def _nearby(path: Path) -> str:
     close = difflib.get_close_matches(path.name, folders, n=3, cutoff=0.5)
     if close:
         return f"Nearby there is {', '.join(str(parent / name) for name in close)}."
-    where = f"{parent} holds no similar folder" if folders else f"{parent} holds no folder"
+    where = f"{parent} holds no similar folder" if folders else f"Nor is there a folder in {parent}"
     return f"{where}; a hub id has the form owner/name or owner/name@revision."
 
 
 def _download(name: str, path: Path) -> Path:
     from huggingface_hub import snapshot_download  # lazy: 0.3 s that a local folder does not need
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError
 
     repo, _, revision = name.partition("@")
     try:
@@ -49,11 +49,9 @@ def _download(name: str, path: Path) -> Path:
         )
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else "no answer"
-        raise CheckpointError(
-            f"{name} is no folder here, and the hub does not give it ({status}).", remedy=_nearby(path)
-        ) from error
-    except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
-        raise CheckpointError(
-            f"{name} is no folder here, and the hub cannot be reached.", remedy=_nearby(path)
-        ) from error
+        reason = f"the hub does not give it ({status})"
+        raise CheckpointError(f"{name} is no folder here, and {reason}.", remedy=_nearby(path)) from error
+    except Exception as error:  # the errors of a connection are those of whatever HTTP library is in use
+        reason = f"the hub cannot be reached ({type(error).__name__})"
+        raise CheckpointError(f"{name} is no folder here, and {reason}.", remedy=_nearby(path)) from error
     return Path(folder)

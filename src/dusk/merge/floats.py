@@ -35,6 +35,10 @@ def _to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
     """The upper half of the bits, after adding just under half of the last place kept, or half if odd."""
     bits = values.view(np.uint32)
     odd = (bits >> np.uint32(16)) & np.uint32(1)
-    rounded = (bits + (np.uint32(0x7FFF) + odd)) >> np.uint32(16)
-    quiet_nan = (bits >> np.uint32(16)) | np.uint32(0x40)
-    return np.where(np.isnan(values), quiet_nan, rounded).astype(np.uint16)
+    odd += np.uint32(0x7FFF)
+    odd += bits
+    rounded = (odd >> np.uint32(16)).astype(np.uint16)
+    nan = np.isnan(values)
+    if nan.any():  # rounding would carry a NaN's bits into its sign
+        rounded[nan] = (bits[nan] >> np.uint32(16)).astype(np.uint16) | np.uint16(0x40)
+    return rounded
