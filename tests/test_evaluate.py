@@ -8,8 +8,14 @@ import socket
 import pytest
 import torch
 import yaml
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from dusk.errors import CheckpointError, DataError, InputError, SettingError
 from dusk.evaluate import evaluate, load_report, load_suite, read_entries, suite_names, tasks_choice
@@ -89,9 +95,9 @@ def suite(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    tokenizer = _tokenizer()
     found = []
     for seed in (0, 1):
+        tokenizer = _tokenizer(bos=seed == 1)
         folder = tmp_path_factory.mktemp("models") / f"model{seed}"
         torch.manual_seed(seed)
         config = LlamaConfig(
@@ -112,22 +118,20 @@ def folders(tmp_path_factory):
     return found
 
 
-def _tokenizer():
+def _tokenizer(*, bos):
     texts = [row["text"] for row in _documents()] + [f"{p['question']} {p['answer']}" for p in _problems()]
     split = pre_tokenizers.Whitespace()
     words = {word for text in texts for word, _ in split.pre_tokenize_str(f"{text} Question: Answer:")}
     vocabulary = {
-        word: number for number, word in enumerate(["<eos>", "<unk>", *sorted(words | set(NUMBERS))])
+        word: number for number, word in enumerate(["<eos>", "<unk>", "<s>", *sorted(words | set(NUMBERS))])
     }
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = split
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token="<eos>",
-        pad_token="<eos>",
-        unk_token="<unk>",
-        model_max_length=160,
-    )
+    if bos:
+        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 2)])
+    special = {"eos_token": "<eos>", "pad_token": "<eos>", "unk_token": "<unk>"}
+    special |= {"bos_token": "<s>"} if bos else {}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=160, **special)
 
 
 @pytest.fixture(scope="module")
@@ -140,9 +144,12 @@ class ByHand:
 
     def __init__(self, folder):
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-        self.tokenizer = _tokenizer()
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
 
     def ids(self, text):
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def context(self, text):
         return self.tokenizer(text)["input_ids"]
 
     @torch.no_grad()
@@ -152,22 +159,24 @@ class ByHand:
         return sum(logs[place, token].item() for place, token in zip(at, continuation, strict=True))
 
 
-def test_bits_per_byte_are_those_of_transformers(report, folders, data):
-    hand = ByHand(folders[0])
+@pytest.mark.parametrize(("name", "prefix"), [("model0", "<eos>"), ("model1", "<s>")])
+def test_bits_per_byte_are_those_of_transformers(report, folders, name, prefix):
+    hand = ByHand(folders[int(name[-1])])
+    before = hand.tokenizer.convert_tokens_to_ids([prefix])
     texts = {row["name"]: row for row in _documents()}
-    entry = report.model("model0").entries["heldout"]
+    entry = report.model(name).entries["heldout"]
     bits = {row["source"]: 0.0 for row in texts.values()}
     size = dict(bits)
     values = []
     for row in texts.values():
-        total = -hand.nats([0], hand.ids(row["text"])) / math.log(2)
+        total = -hand.nats(before, hand.ids(row["text"])) / math.log(2)
         bits[row["source"]] += total
         size[row["source"]] += len(row["text"].encode())
         values.append(total / len(row["text"].encode()))
     assert sorted(item.values["bits_per_byte"] for item in entry.items) == pytest.approx(
         sorted(values), abs=1e-5
     )
-    scores = report.scores("model0")["heldout"]
+    scores = report.scores(name)["heldout"]
     assert scores["bits_per_byte"].value == pytest.approx(sum(bits.values()) / sum(size.values()), abs=1e-5)
     for source, total in bits.items():
         assert scores[f"bits_per_byte/{source}"].value == pytest.approx(total / size[source], abs=1e-5)
@@ -175,13 +184,13 @@ def test_bits_per_byte_are_those_of_transformers(report, folders, data):
     assert not scores["bits_per_byte"].higher_is_better
 
 
-def test_choice_probabilities_are_softmaxes_of_transformers(report, folders, data):
+def test_choice_probabilities_are_softmaxes_of_transformers(report, folders):
     hand = ByHand(folders[1])
     asked = tasks_choice.make_items(list(_documents()), task="t", items=200, seed=0)["t"]
     items = report.model("model1").entries["docs_choice"].items
     assert len(items) == len(asked) > 0
     for question, item in zip(asked, items, strict=True):
-        context = hand.ids(question["head"])
+        context = hand.context(question["head"])
         logs = torch.tensor([hand.nats(context, hand.ids(choice)) for choice in question["choices"]])
         assert item.output == pytest.approx(logs.tolist(), abs=1e-4)
         expected = logs.softmax(0)[question["right"]].item()
@@ -190,11 +199,11 @@ def test_choice_probabilities_are_softmaxes_of_transformers(report, folders, dat
 
 
 def test_reference_answers_cost_what_transformers_says(report, folders):
-    hand = ByHand(folders[0])
-    items = {(i.task, i.id): i for i in report.model("model0").entries["arithmetic"].items}
+    hand = ByHand(folders[1])
+    items = {(i.task, i.id): i for i in report.model("model1").entries["arithmetic"].items}
     bits = size = 0.0
     for problem in _problems():
-        context = hand.ids(f"Question: {problem['question']}\nAnswer:")
+        context = hand.context(f"Question: {problem['question']}\nAnswer:")
         bits -= hand.nats(context, hand.ids(problem["answer"])) / math.log(2)
         size += len(problem["answer"].encode()) + 1
     assert len(items) == 8
@@ -208,7 +217,7 @@ def test_generated_text_is_greedy(report, folders):
     item = report.model("model0").entries["arithmetic"].items[0]
     written = set()
     for problem in _problems():
-        ids = hand.ids(f"Question: {problem['question']}\nAnswer:")
+        ids = hand.context(f"Question: {problem['question']}\nAnswer:")
         with torch.no_grad():
             out = hand.model.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False, pad_token_id=0)
         text = hand.tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True)
@@ -340,7 +349,7 @@ def test_a_chat_template_is_applied_when_asked(folders, suite, data, tmp_path, r
     hand = ByHand(folders[0])
     item = asked.model("chat").entries["docs_choice"].items[0]
     question = tasks_choice.make_items(list(_documents()), task="t", items=200, seed=0)["t"][0]
-    context = hand.ids(f"The {question['head']} returns")
+    context = hand.context(f"The {question['head']} returns")
     assert item.output[0] == pytest.approx(hand.nats(context, hand.ids(question["choices"][0])), abs=1e-4)
 
 
@@ -434,3 +443,14 @@ def test_an_unknown_task_gets_the_nearest_names():
     error = harness_module.unknown_task("hela_swag", ["hellaswag", "mmlu"])
     assert "Did you mean hellaswag?" in str(error)
     assert "demo, h6, openllm" in str(error)
+
+
+def test_a_task_that_does_not_fit_the_context_is_told(folders, suite, data, tmp_path):
+    path = tmp_path / "long.yaml"
+    content = yaml.safe_load(suite.read_text())
+    content["tasks"] = [entry for entry in content["tasks"] if entry["task"] == "arithmetic"]
+    content["tasks"][0]["settings"]["generation_kwargs"]["max_gen_toks"] = 160
+    content.pop("mean")
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(SettingError, match="context is 160 tokens"):
+        evaluate(folders[0], suite=path, data=data)

@@ -19,12 +19,13 @@ import huggingface_hub.constants
 import lm_eval
 import lm_eval.api.task
 import lm_eval.models.huggingface
+import torch
 import transformers
 from lm_eval.api.metrics import bits_per_byte, mean
 from lm_eval.evaluator import evaluate as run_harness
 from lm_eval.tasks import TaskManager
 
-from dusk.errors import DataError
+from dusk.errors import DataError, SettingError, WorkError
 from dusk.evaluate.items import EntryItems, Item
 from dusk.evaluate.model import HarnessModel
 from dusk.evaluate.suites import Entry, unknown_task
@@ -115,7 +116,7 @@ def run_tasks(
     for task in tasks.values():
         task.set_fewshot_seed(seed=fewshot_seed)  # every model gets the same shots
     model.on_request = on_request
-    with quiet(offline=entry.local is not None):
+    with quiet(offline=entry.local is not None), _told(entry, model):
         results = run_harness(
             lm=model,
             task_dict={"tasks": tasks, "groups": {}},
@@ -125,6 +126,21 @@ def run_tasks(
             fewshot_as_multiturn=apply_chat_template,
         )
     return _entry_items(entry, fingerprint, tasks, results)
+
+
+@contextmanager
+def _told(entry: Entry, model: HarnessModel) -> Iterator[None]:
+    """What the harness asserts about a model, and memory that ran out, as errors of ours."""
+    try:
+        yield
+    except AssertionError as error:
+        raise SettingError(
+            f"task {entry.task}: does not fit this model, whose context is {model.max_length} tokens: {error}"
+        ) from error
+    except torch.OutOfMemoryError as error:
+        raise WorkError(
+            f"task {entry.task}: out of memory on {model.device}", remedy="Give a smaller --batch-size."
+        ) from error
 
 
 def _entry_items(

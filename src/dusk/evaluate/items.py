@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +68,20 @@ class EntryItems:
     items: list[Item]
     whole: dict[str, dict[str, float]] = field(default_factory=dict)
 
+    @cached_property
+    def by_task(self) -> dict[str | None, list[Item]]:
+        """The items of each task, and under None all of them."""
+        found: dict[str | None, list[Item]] = {None: self.items}
+        for item in self.items:
+            found.setdefault(item.task, []).append(item)
+        return found
+
     @property
     def tasks(self) -> list[str]:
         """The tasks of the entry, in the order of the items."""
-        return list(dict.fromkeys([item.task for item in self.items] + list(self.whole)))
+        return list(dict.fromkeys([task for task in self.by_task if task is not None] + list(self.whole)))
 
-    @property
+    @cached_property
     def metrics(self) -> list[str]:
         """The metrics that items have, in their order."""
         return list(dict.fromkeys(metric for item in self.items for metric in item.values))
@@ -81,8 +90,8 @@ class EntryItems:
         """The items that have the metric, by `task/id`."""
         return {
             f"{item.task}/{item.id}": item
-            for item in self.items
-            if metric in item.values and task in (None, item.task) and part in (None, item.part)
+            for item in self.by_task.get(task, [])
+            if metric in item.values and part in (None, item.part)
         }
 
     def score(self, metric: str, *, task: str | None = None, part: str | None = None) -> Score:

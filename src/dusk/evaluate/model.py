@@ -18,10 +18,15 @@ _SMALL_PARAMETERS = 50_000_000
 
 
 class HarnessModel(HFLM):  # type: ignore[misc]  # the harness is untyped
-    """HFLM that is quiet, orders rolling requests by length, and calls `on_request` after each one."""
+    """HFLM that is quiet, orders rolling requests by length, and calls `on_request` after each one.
+
+    Where the tokenizer puts BOS in front of a text, HFLM's rolling likelihood has it twice, as the prefix and
+    as the first token to predict, which no model has learnt; here it is the prefix alone.
+    """
 
     on_request: Callable[[], None] = staticmethod(lambda: None)
     generation_batch_size: int | None = None
+    _adds_bos: bool | None = None
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         """As HFLM's, without a bar."""
@@ -33,12 +38,20 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # the harness is untyped
         order = sorted(range(len(requests)), key=lambda index: -len(requests[index].args[0]))
         found: list[float] = [0.0] * len(requests)
         step = self.batch_size if isinstance(self.batch_size, int) else len(requests)
+        self._adds_bos = False
         for begin in range(0, len(order), step):
             chosen = order[begin : begin + step]
             logs = super().loglikelihood_rolling([requests[index] for index in chosen], disable_tqdm=True)
             for index, log in zip(chosen, logs, strict=True):
                 found[index] = log
+        self._adds_bos = None
         return found
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+        """As HFLM's; without BOS while rolling."""
+        wanted = self._adds_bos if add_special_tokens is None else add_special_tokens
+        ids: list[int] = super().tok_encode(string, add_special_tokens=wanted, **kwargs)
+        return ids
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
         """As HFLM's, with the batch size that suits generation."""
