@@ -1,5 +1,7 @@
+import contextlib
 import importlib
 import inspect
+import io
 import json
 import subprocess
 import sys
@@ -14,9 +16,9 @@ import fake_stages
 from dusk.cli import main
 from dusk.cli.commands import COMMANDS
 from dusk.cli.main import dusk
-from dusk.cli.terminal import amount, duration
+from dusk.cli.terminal import Bar, RunDisplay, amount, duration, table
 from dusk.errors import WorkError
-from dusk.recipe import KINDS
+from dusk.recipe import KINDS, StageEvent
 
 HEAVY = ("torch", "transformers", "numpy", "rich", "pydantic", "yaml", "jinja2", "lm_eval", "huggingface_hub")
 
@@ -232,3 +234,50 @@ def test_durations(seconds, text):
 @pytest.mark.parametrize(("number", "text"), [(312, "312"), (1250, "1.25k"), (40.1e6, "40.1M"), (0.5, "0.5")])
 def test_amounts(number, text):
     assert amount(number) == text
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    return Terminal()
+
+
+def test_a_run_shows_a_bar_a_working_stage(terminal):
+    with contextlib.redirect_stderr(terminal), RunDisplay() as display:
+        for done in (0, 10, 20):
+            display(
+                StageEvent("one", "grow", "running", done=done, total=40, unit="tokens", values={"loss": 0.5})
+            )
+        display.bars.refresh()
+        display(StageEvent("one", "grow", "done", seconds=61))
+    assert "20/40 tokens" in terminal.getvalue()
+    assert "loss 0.500" in terminal.getvalue()
+    assert "one                  done in 1 min 1 s\n" in terminal.getvalue()
+
+
+def test_a_bar_comes_after_two_seconds_and_not_before(terminal):
+    with contextlib.redirect_stderr(terminal), Bar("scale", "bytes") as bar:
+        bar(1, 100)
+        assert terminal.getvalue() == ""
+        bar.begin -= 2
+        bar(50, 100)
+        bar.bars.refresh()
+    assert "50/100 bytes" in terminal.getvalue()
+
+
+def test_what_is_piped_is_quiet(capsys):
+    with Bar("scale", "bytes") as bar:
+        bar.begin -= 9
+        bar(50, 100)
+    assert capsys.readouterr().err == ""
+    table(["model", "Held-out bits/byte"], [["base", "1.2345"], ["scaled", "1.1"]])
+    assert [line.split() for line in capsys.readouterr().out.splitlines()][1:] == [
+        ["base", "1.2345"],
+        ["scaled", "1.1"],
+    ]

@@ -67,6 +67,8 @@ def inspect(model: str, as_json: bool) -> None:
     per_layer = told.pop("parameters_per_layer")
     told["parameters"] = f"{told['parameters']:,}"
     told["total_bytes"] = f"{told['total_bytes']:,}"
+    for name in ("dtypes", "files"):
+        told[name] = ", ".join(f"{key} {count:,}" for key, count in told[name].items())
     told["parameters_per_layer"] = f"{per_layer[0]:,} each" if len(set(per_layer)) == 1 else per_layer
     facts({name.replace("_", " "): value for name, value in told.items() if value not in (None, {}, [])})
 
