@@ -48,6 +48,17 @@ def test_one_file_and_shards_hold_the_same(model_folder: Models) -> None:
     assert one.header_digest() == open_checkpoint(one.path).header_digest() != many.header_digest()
 
 
+@pytest.mark.parametrize("limit", [0, 1 << 30])
+def test_digests_tell_models_of_one_shape_apart(
+    model_folder: Models, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr("dusk.checkpoint.folder.WHOLE_DIGEST_BYTES", limit)
+    a, b = (open_checkpoint(model_folder("llama", seed=seed)) for seed in (1, 2))
+    assert a.header_digest() == b.header_digest()
+    assert a.digest() == open_checkpoint(a.path).digest() != b.digest()
+    assert a.digest().startswith("sha256:" if limit else "sampled-sha256:")
+
+
 @pytest.mark.parametrize(
     ("config", "prefix", "key"),
     [

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from dusk.checkpoint import read_manifest, verify
-from dusk.errors import CheckpointError, SettingError
+from dusk.errors import CheckpointError, OutputError, SettingError
 from dusk.merge import merge
 from dusk.merge.floats import decode, encode
 from dusk.merge.slerp import slerp_weights
@@ -248,3 +248,9 @@ def test_values_that_are_not_finite_are_told(model_folder: Models, copy_of: Copy
     save_file(broken, a / "model.safetensors", metadata={"format": "pt"})
     report = merge([a, model_folder("llama")], tmp_path / "out")
     assert "lm_head.weight" in report.warnings[-1]
+
+
+def test_a_disk_that_fills_up(model_folder: Models, tmp_path: Path, file_size_limit: Any) -> None:
+    with file_size_limit(100_000), pytest.raises(OutputError, match="could not be written: File too large"):
+        merge([model_folder("llama")] * 2, tmp_path / "out")
+    assert not list(tmp_path.iterdir())

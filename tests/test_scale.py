@@ -1,8 +1,10 @@
 """Scaled checkpoints against the same surgery done by hand in memory, and bad input."""
 
 import json
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from dusk.checkpoint import open_checkpoint, read_manifest, verify
 from dusk.checkpoint.forward import cache_difference
-from dusk.errors import CheckpointError, LayerMapError, SettingError
+from dusk.errors import CheckpointError, LayerMapError, OutputError, SettingError
 from dusk.layers import LayerMap
 from dusk.scale import load_scaled, parse_size, scale
 
@@ -160,7 +162,7 @@ def test_manifest_and_card_tell_what_was_done(
     scale(base, tmp_path / "once")
     manifest = read_manifest(tmp_path / "once")
     assert manifest is not None
-    assert manifest.inputs[0].digest == open_checkpoint(base).header_digest()
+    assert manifest.inputs[0].digest == open_checkpoint(base).digest()
     assert LayerMap.from_json(manifest.layer_map or {}) == LayerMap.depthwise(8)
     card = (tmp_path / "once" / "README.md").read_text()
     for expected in ('license: "apache-2.0"', "`0-5,2-7`", 'base_model:\n- "copy"', "Layer 6 follows a seam"):
@@ -255,6 +257,35 @@ def test_identity_is_refused_where_it_cannot_hold(tmp_path: Path) -> None:
         scale(base, tmp_path / "out", fresh="identity")
     scale(base, tmp_path / "out")
     assert verify(tmp_path / "out", forward=True).ok
+
+
+def test_a_disk_that_fills_up(model_folder: Models, tmp_path: Path, file_size_limit: Any) -> None:
+    with file_size_limit(100_000), pytest.raises(OutputError, match="could not be written: File too large"):
+        scale(model_folder("llama"), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.soak
+def test_kills_leave_nothing_that_passes_for_whole(model_folder: Models, tmp_path: Path) -> None:
+    base, out = model_folder("llama", shard="40KB"), tmp_path / "out"
+    code = "import sys; from dusk.scale import scale; scale(*sys.argv[1:], shard_limit_bytes=1000)"
+    command = [sys.executable, "-c", code, str(base), str(out)]
+    begin = time.perf_counter()
+    subprocess.run(command, check=True)
+    seconds, whole = time.perf_counter() - begin, 0
+    shutil.rmtree(out)
+    for step in range(40):
+        process = subprocess.Popen(command)
+        time.sleep(seconds * (0.3 + step / 40))
+        process.kill()
+        process.wait()
+        if out.exists():
+            whole += 1
+            assert verify(out).ok
+            shutil.rmtree(out)
+    assert 0 < whole < 40, "the kills must fall on both sides of the end"
+    scale(base, out)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
 
 
 def test_scaling_imports_neither_torch_nor_numpy(model_folder: Models, tmp_path: Path) -> None:

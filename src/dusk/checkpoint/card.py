@@ -54,6 +54,7 @@ def render_card(manifest: Manifest, title: str) -> str:
         relation=_RELATIONS.get(verb, "finetune"),
         tags=_TAGS.get(verb, []),
         seams=layer_map.seams if layer_map else (),
+        fresh=verb == "scale",
         identities=_identities(layer_map),
         tables={"Settings": manifest.settings, "Results": manifest.results},
     )

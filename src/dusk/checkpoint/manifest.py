@@ -14,7 +14,7 @@ MANIFEST_FILE = "dusk.json"
 
 @dataclass(frozen=True)
 class Source:
-    """An input: where it lay, what the user called it, and the digest of its headers or contents."""
+    """An input: where it lay, what the user called it, and its digest (`Checkpoint.digest`)."""
 
     path: str
     name: str
@@ -23,7 +23,7 @@ class Source:
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Self:
         """A checkpoint as an input."""
-        return cls(str(checkpoint.path.absolute()), checkpoint.name, checkpoint.header_digest())
+        return cls(str(checkpoint.path.absolute()), checkpoint.name, checkpoint.digest())
 
 
 def installed_versions(*packages: str) -> dict[str, str]:
