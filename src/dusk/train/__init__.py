@@ -1,0 +1,1 @@
+"""Training: one trainer, and its objectives for pretraining, instruction tuning and alignment."""

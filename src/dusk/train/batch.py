@@ -1,0 +1,56 @@
+"""The one packed batch: what pretraining, tuning and alignment all train on."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dusk.data.packing import TokenStore
+from dusk.train.loss import IGNORED
+
+Batch = dict[str, Tensor]
+"""input_ids, position_ids and labels (1, T); boundaries (D+1,): where documents begin and end; documents (D,):
+their numbers in the store. `labels[0, t]` is the token that follows token t in its document, or IGNORED."""
+
+
+def packed_batch(store: TokenStore, units: Sequence[int]) -> Batch:
+    """Join units of a store into one packed row."""
+    documents = [document for unit in units for document in store.unit_documents(unit)]
+    spans = [(int(store.offsets[d]), int(store.offsets[d + 1])) for d in documents]
+    tokens = np.concatenate([store.tokens[begin:end] for begin, end in spans]).astype(np.int64)
+    trained = np.concatenate([store.trained[begin:end] for begin, end in spans])
+    lengths = [end - begin for begin, end in spans]
+    boundaries = np.concatenate([[0], np.cumsum(lengths)])
+    labels = np.full(len(tokens), IGNORED, np.int64)
+    labels[:-1] = np.where(trained[1:], tokens[1:], IGNORED)
+    labels[boundaries[1:] - 1] = IGNORED  # the last token of a document predicts nothing
+    return {
+        "input_ids": torch.from_numpy(tokens)[None],
+        "position_ids": torch.from_numpy(np.concatenate([np.arange(length) for length in lengths]))[None],
+        "labels": torch.from_numpy(labels)[None],
+        "boundaries": torch.from_numpy(boundaries),
+        "documents": torch.tensor(documents),
+    }
+
+
+class PlannedBatches(Dataset[Batch]):
+    """The batches of a whole run, made when they are asked for; item i is the run's i-th micro batch."""
+
+    def __init__(self, store: TokenStore, plan: Sequence[Sequence[int]]) -> None:
+        self.store = store
+        self.plan = plan
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __getitem__(self, index: int) -> Batch:
+        return packed_batch(self.store, self.plan[index])
+
+
+def only_item(items: list[Any]) -> Any:
+    """Collate a list of one: a packed batch is a whole batch already."""
+    (item,) = items
+    return item

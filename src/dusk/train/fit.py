@@ -1,0 +1,156 @@
+"""Train a model in a work folder, from its last checkpoint if there is one, and leave a whole output folder."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
+
+from dusk.data.packing import TokenStore, plan_batches
+from dusk.train.attention import packed
+from dusk.train.batch import PlannedBatches
+from dusk.train.checkpoints import newest_complete
+from dusk.train.metrics import MetricsFile, peak_memory_bytes
+from dusk.train.objectives import Objective
+from dusk.train.settings import TrainSettings
+from dusk.train.trainer import PackedTrainer, Progress, Recorder, step_tokens
+
+_CHECKPOINTS = "checkpoints"
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What one fit did: tokens and seconds of the whole run, also of what ran before a resume."""
+
+    steps: int
+    tokens: int
+    seconds: float
+    final_loss: float
+    peak_memory_bytes: int
+    heldout: dict[str, Any] = field(default_factory=dict)
+    final_metrics: dict[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As `results` of dusk.json."""
+        return {
+            "steps": self.steps,
+            "tokens": self.tokens,
+            "seconds": round(self.seconds, 2),
+            "tokens_per_second": round(self.tokens / max(self.seconds, 1e-9), 1),
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "final_loss": self.final_loss,
+            **({"heldout": self.heldout} if self.heldout else {}),
+            **({"metrics": self.final_metrics} if self.final_metrics else {}),
+        }
+
+
+def fit(
+    model: PreTrainedModel,
+    store: TokenStore,
+    objective: Objective,
+    settings: TrainSettings,
+    folder: Path,
+    *,
+    heldout: TokenStore | None = None,
+    progress: Progress | None = None,
+) -> FitReport:
+    """Train `model` in place; checkpoints and metrics.jsonl lie in `folder`, and are continued from there."""
+    capacity, accumulation = _micro_batches(store, settings)
+    plan = plan_batches(
+        store, capacity=capacity, seed=settings.seed, tokens=settings.tokens, epochs=settings.epochs
+    )
+    batches = PlannedBatches(store, plan)
+    recorder = Recorder(
+        MetricsFile(folder / "metrics.jsonl"),
+        settings,
+        step_tokens(batches, accumulation, _devices()),
+        heldout,
+        progress,
+    )
+    arguments = training_arguments(folder / _CHECKPOINTS, settings, accumulation)
+    arguments.use_cache = getattr(model.config, "use_cache", True)  # the Trainer writes it into the config
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    checkpoint = newest_complete(folder / _CHECKPOINTS)
+    with packed(model), _threads(settings.threads):
+        trainer = PackedTrainer(
+            objective=objective,
+            settings=settings,
+            model=model,
+            args=arguments,
+            train_dataset=batches,
+            callbacks=[recorder],
+        )
+        trainer.remove_callback(PrinterCallback)
+        recorder.trainer = trainer
+        recorder.metrics.cut_back(int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else -1)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return _report(recorder)
+
+
+def training_arguments(folder: Path, settings: TrainSettings, accumulation: int) -> TrainingArguments:
+    """Our settings in transformers' words."""
+    on_gpu = torch.cuda.is_available()
+    return TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=accumulation,
+        num_train_epochs=1,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        adam_beta1=settings.beta1,
+        adam_beta2=settings.beta2,
+        max_grad_norm=settings.grad_clip,
+        optim="adamw_torch_fused",
+        bf16=(settings.precision or ("bf16" if on_gpu else "fp32")) == "bf16",
+        seed=settings.seed,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",  # the recorder asks for checkpoints, by the clock
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        use_cpu=not on_gpu,
+        dataloader_pin_memory=on_gpu,
+    )
+
+
+def _devices() -> int:
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+
+
+def _micro_batches(store: TokenStore, settings: TrainSettings) -> tuple[int, int]:
+    """Tokens of one forward pass, and how many passes make an optimizer step."""
+    largest = 16384 if torch.cuda.is_available() else 4096
+    wanted = settings.micro_batch_tokens or min(settings.batch_tokens // _devices(), largest)
+    capacity = max(wanted, int(store.unit_lengths().max()))
+    return capacity, max(1, round(settings.batch_tokens / (capacity * _devices())))
+
+
+@contextmanager
+def _threads(threads: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _report(recorder: Recorder) -> FitReport:
+    rows = [row for row in recorder.metrics.rows() if row["kind"] == "train"]
+    tail = rows[-max(1, len(rows) // 20) :]
+    names = [name for name in tail[-1] if "/" in name]
+    return FitReport(
+        steps=recorder.steps,
+        tokens=recorder.seen[-1],
+        seconds=sum(row["seconds"] for row in rows),
+        final_loss=math.fsum(row["loss"] for row in tail) / len(tail),
+        peak_memory_bytes=peak_memory_bytes(),
+        heldout=recorder.measured,
+        final_metrics={name: math.fsum(row[name] for row in tail) / len(tail) for name in names},
+    )

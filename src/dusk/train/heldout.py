@@ -1,0 +1,53 @@
+"""Held-out loss of a causal model: nats a token, and bits per byte by domain."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import PreTrainedModel
+
+from dusk.data.packing import TokenStore, best_fit
+from dusk.train.attention import packed
+from dusk.train.batch import packed_batch
+from dusk.train.preference import answer_log_probabilities
+
+
+@dataclass(frozen=True)
+class HeldoutLoss:
+    """Loss in nats a token, bits per byte of all the text, and of each domain."""
+
+    loss: float
+    bits_per_byte: float
+    domains: dict[str, float]
+
+
+def heldout_loss(model: PreTrainedModel, store: TokenStore, *, capacity: int = 16384) -> HeldoutLoss:
+    """Measure a model on a store of whole documents; attention stays inside each document."""
+    nats = document_nats(model, store, capacity=capacity)
+    tokens = int(store.trained.sum()) - int(store.trained[store.offsets[:-1]].sum())
+    domains = {}
+    for number, name in enumerate(store.domains):
+        mine = store.domain == number
+        domains[name] = float(nats[mine].sum() / math.log(2) / max(1, store.text_bytes[mine].sum()))
+    total = float(nats.sum())
+    return HeldoutLoss(total / tokens, total / math.log(2) / max(1, int(store.text_bytes.sum())), domains)
+
+
+@torch.no_grad()
+def document_nats(
+    model: PreTrainedModel, store: TokenStore, *, capacity: int = 16384
+) -> npt.NDArray[np.float64]:
+    """-log p of the trained tokens of each document in nats, (D,) float64."""
+    was_training = model.training
+    model.eval()
+    device = model.get_output_embeddings().weight.device
+    nats = np.zeros(store.documents)
+    lengths = store.unit_lengths()
+    with packed(model):
+        for units in best_fit(lengths, capacity, np.argsort(lengths, kind="stable")):
+            batch = {name: value.to(device) for name, value in packed_batch(store, units).items()}
+            nats[batch["documents"].cpu().numpy()] = -answer_log_probabilities(model, batch).cpu().numpy()
+    model.train(was_training)
+    return nats

@@ -1,0 +1,97 @@
+"""Log-probabilities and cross-entropy from hidden states, without the logits of a whole batch.
+
+Logits are made for a chunk of rows at a time: a batch of N rows and a vocabulary of V would need N x V floats
+twice over, more than the rest of a small model's step.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+IGNORED = -100
+_CHUNK_ELEMENTS = 1 << 20  # logits that exist at once
+
+
+def _chunk_rows(vocabulary: int) -> int:
+    return max(64, _CHUNK_ELEMENTS // vocabulary)
+
+
+class _SummedCrossEntropy(torch.autograd.Function):
+    """The gradient is made along with the loss, while a chunk's probabilities are at hand."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, labels: Tensor) -> Tensor:
+        # hidden (N, D), head (V, D), labels (N,) -> ()
+        weight = head.to(hidden.dtype)
+        to_hidden = torch.empty_like(hidden)
+        to_head = torch.zeros_like(head, dtype=torch.float32)
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        rows = _chunk_rows(head.shape[0])
+        for begin in range(0, hidden.shape[0], rows):
+            states, wanted = hidden[begin : begin + rows], labels[begin : begin + rows, None]
+            logits = (states @ weight.T).float()
+            logits -= logits.amax(1, keepdim=True)
+            total -= logits.gather(1, wanted).sum()
+            sums = logits.exp_().sum(1, keepdim=True)
+            total += sums.log().sum()
+            logits /= sums
+            logits.scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=logits.dtype))
+            slope = logits.to(hidden.dtype)
+            torch.mm(slope, weight, out=to_hidden[begin : begin + rows])
+            to_head.add_(slope.T @ states)
+        ctx.save_for_backward(to_hidden, to_head.to(head.dtype))
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        to_hidden, to_head = ctx.saved_tensors
+        return to_hidden * gradients[0].to(to_hidden.dtype), to_head * gradients[0].to(to_head.dtype), None
+
+
+class _LogProbabilities(torch.autograd.Function):
+    """One log-probability a row; the backward pass makes the logits again, chunk by chunk."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, labels: Tensor) -> Tensor:
+        # hidden (N, D), head (V, D), labels (N,) -> (N,)
+        ctx.save_for_backward(hidden, head, labels)
+        weight, rows = head.to(hidden.dtype), _chunk_rows(head.shape[0])
+        out = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
+        for begin in range(0, hidden.shape[0], rows):
+            logits = (hidden[begin : begin + rows] @ weight.T).float()
+            chosen = logits.gather(1, labels[begin : begin + rows, None])[:, 0]
+            out[begin : begin + rows] = chosen - logits.logsumexp(1)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        hidden, head, labels = ctx.saved_tensors
+        (gradient,) = gradients
+        weight, rows = head.to(hidden.dtype), _chunk_rows(head.shape[0])
+        to_hidden = torch.empty_like(hidden)
+        to_head = torch.zeros_like(head, dtype=torch.float32)
+        for begin in range(0, hidden.shape[0], rows):
+            states, wanted = hidden[begin : begin + rows], labels[begin : begin + rows, None]
+            scale = gradient[begin : begin + rows, None]
+            slope = (states @ weight.T).float().softmax(1).mul_(-scale)
+            slope = slope.scatter_add_(1, wanted, scale.to(slope.dtype)).to(hidden.dtype)
+            torch.mm(slope, weight, out=to_hidden[begin : begin + rows])
+            to_head.add_(slope.T @ states)
+        return to_hidden, to_head.to(head.dtype), None
+
+
+def summed_cross_entropy(hidden: Tensor, head: Tensor, labels: Tensor) -> Tensor:
+    """Sum of -log p(label) in nats over the rows whose label is not IGNORED.
+
+    hidden (N, D), head (V, D), labels (N,) -> scalar float32.
+    """
+    kept = labels != IGNORED
+    if not bool(kept.all()):
+        hidden, labels = hidden[kept], labels[kept]
+    return _SummedCrossEntropy.apply(hidden, head, labels)  # type: ignore[no-any-return]
+
+
+def log_probabilities(hidden: Tensor, head: Tensor, labels: Tensor) -> Tensor:
+    """log p(label) in nats of each row: hidden (N, D), head (V, D), labels (N,) -> (N,) float32."""
+    return _LogProbabilities.apply(hidden, head, labels)  # type: ignore[no-any-return]

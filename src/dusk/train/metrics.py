@@ -1,0 +1,43 @@
+"""The record of a run: one JSON line a logged step and a held-out measurement.
+
+Resuming cuts the file back to the checkpoint's step, so that a run killed and continued writes the file that
+an uninterrupted one writes, apart from times.
+"""
+
+import json
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def peak_memory_bytes() -> int:
+    """The largest resident size of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+class MetricsFile:
+    """`metrics.jsonl`, appended to and flushed line by line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All whole rows; a line cut off by a kill is left out."""
+        if not self.path.exists():
+            return []
+        lines = self.path.read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines[:-1]]
+
+    def cut_back(self, step: int) -> None:
+        """Drop what was written after `step`."""
+        kept = [row for row in self.rows() if row["step"] <= step]
+        partial = self.path.with_suffix(".tmp")
+        partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        partial.replace(self.path)
+
+    def write(self, kind: str, **values: Any) -> None:
+        """Append one row."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"kind": kind, **values}) + "\n")

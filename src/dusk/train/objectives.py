@@ -1,0 +1,72 @@
+"""The objectives: what is made small, given the hidden states of one packed batch.
+
+Next token and completion only are one objective, since the labels already say which tokens are trained.
+The preference objective stands in `preference.py`.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from dusk.train.attention import Packing
+from dusk.train.batch import Batch
+from dusk.train.loss import IGNORED, summed_cross_entropy
+
+
+class Objective(Protocol):
+    """A sum over a micro batch and what it is divided by over the whole optimizer step."""
+
+    def weight(self, batch: Batch) -> int:
+        """How many items (tokens, pairs) the batch adds to the mean."""
+        ...
+
+    def __call__(self, model: PreTrainedModel, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The summed loss of the batch, and sums of further metrics over the same items."""
+        ...
+
+
+def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """The backbone's last hidden states for a packed batch, (T, D)."""
+    out = model.get_decoder()(
+        input_ids=batch["input_ids"],
+        position_ids=batch["position_ids"],
+        use_cache=False,
+        packing=Packing.of(batch["boundaries"]),
+    )
+    return out.last_hidden_state[0]  # type: ignore[no-any-return]
+
+
+def output_head(model: PreTrainedModel) -> Tensor:
+    """The weight that turns hidden states into logits, (V, D).
+
+    Raises ValueError where logits are more than this product (a bias, a scale, a soft cap): checked on
+    random tokens, since architectures name these differently.
+    """
+    head = model.get_output_embeddings().weight
+    with torch.no_grad():
+        ids = torch.arange(min(8, head.shape[0]), device=head.device)[None]
+        was_training = model.training
+        model.eval()
+        expected = model(input_ids=ids, use_cache=False).logits
+        product = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state @ head.T
+        model.train(was_training)
+    if not torch.allclose(expected.float(), product.float(), rtol=1e-2, atol=1e-2):
+        raise ValueError(
+            f"{type(model).__name__} scales, caps or shifts its logits; dusk cannot train it yet"
+        )
+    return head  # type: ignore[no-any-return]
+
+
+class NextToken:
+    """Mean cross-entropy in nats over the trained tokens: pretraining and instruction tuning."""
+
+    def weight(self, batch: Batch) -> int:
+        """Trained tokens."""
+        return int((batch["labels"] != IGNORED).sum())
+
+    def __call__(self, model: PreTrainedModel, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Summed cross-entropy; no further metrics."""
+        head = model.get_output_embeddings().weight
+        return summed_cross_entropy(hidden_states(model, batch), head, batch["labels"][0]), {}

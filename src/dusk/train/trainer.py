@@ -1,0 +1,201 @@
+"""The one trainer: transformers.Trainer on packed batches, with an objective of ours."""
+
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import SequentialSampler
+from transformers import (
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from dusk.data.packing import TokenStore
+from dusk.errors import WorkError
+from dusk.train.batch import Batch, PlannedBatches, only_item
+from dusk.train.checkpoints import mark_complete, prune
+from dusk.train.heldout import heldout_loss
+from dusk.train.metrics import MetricsFile, peak_memory_bytes
+from dusk.train.objectives import Objective
+from dusk.train.schedule import rate_factor
+from dusk.train.settings import TrainSettings
+
+
+class Progress(Protocol):
+    """Told how far a run is; `values` are the newest figures."""
+
+    def __call__(self, done: int, total: int, unit: str, /, **values: float) -> None:
+        """Called after each optimizer step."""
+        ...
+
+
+class PackedTrainer(Trainer):  # type: ignore[misc]
+    """Takes its batches in the planned order and normalises the loss over the whole optimizer step."""
+
+    def __init__(self, *, objective: Objective, settings: TrainSettings, **kwargs: Any) -> None:
+        super().__init__(data_collator=only_item, **kwargs)
+        self.objective = objective
+        self.settings = settings
+        self.model_accepts_loss_kwargs = True  # compute_loss divides by the whole step's items
+        self.metric_sums: dict[str, Tensor] = {}
+        self.metric_items = 0
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
+        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> Tensor:
+        items = torch.tensor(sum(self.objective.weight(batch) for batch in batch_samples), device=device)
+        if self.args.world_size > 1:
+            items = self.accelerator.gather(items).sum()
+        return items
+
+    def compute_loss(
+        self,
+        model: PreTrainedModel,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Tensor:
+        """The micro batch's share of the step's mean loss."""
+        assert num_items_in_batch is not None
+        assert not return_outputs
+        total, sums = self.objective(model, inputs)
+        self.metric_items += self.objective.weight(inputs)
+        for name, value in sums.items():
+            self.metric_sums[name] = self.metric_sums.get(name, 0) + value.detach()
+        # gradients are averaged over devices, and the items were summed over them
+        return total * self.args.world_size / num_items_in_batch
+
+    def taken_metrics(self) -> dict[str, float]:
+        """The objective's metrics as means since the last call."""
+        means = {name: float(value) / max(1, self.metric_items) for name, value in self.metric_sums.items()}
+        self.metric_sums, self.metric_items = {}, 0
+        return means
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
+        """The schedules of `schedule.py` in place of transformers' own."""
+        if self.lr_scheduler is None:
+            chosen = self.settings
+            self.lr_scheduler = LambdaLR(
+                optimizer or self.optimizer,
+                lambda step: rate_factor(
+                    step, num_training_steps, chosen.schedule, warmup=chosen.warmup, decay=chosen.decay
+                ),
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def _save_checkpoint(self, model: PreTrainedModel, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.is_world_process_zero():
+            folder = Path(self.args.output_dir)
+            mark_complete(folder / f"checkpoint-{self.state.global_step}")
+            prune(folder)
+
+
+class Recorder(TrainerCallback):  # type: ignore[misc]
+    """Writes metrics, measures the held-out loss, asks for checkpoints by the clock, reports progress."""
+
+    def __init__(
+        self,
+        metrics: MetricsFile,
+        settings: TrainSettings,
+        step_tokens: list[int],
+        heldout: TokenStore | None,
+        progress: Progress | None,
+    ) -> None:
+        self.metrics, self.settings, self.heldout, self.progress = metrics, settings, heldout, progress
+        self.seen = [0]  # tokens after each step
+        for tokens in step_tokens:
+            self.seen.append(self.seen[-1] + tokens)
+        self.trainer: PackedTrainer | None = None
+        self.saved_at = self.step_began = time.monotonic()
+        self.measured: dict[str, Any] = {}
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return len(self.seen) - 1
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """The loss before the first step: what growth cost."""
+        if state.global_step == 0:
+            self.measure(0)
+        self.saved_at = self.step_began = time.monotonic()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """A held-out measurement and a checkpoint where they are due."""
+        step, every = state.global_step, self.settings.eval_every_tokens
+        due = every is not None and self.seen[step] // every > self.seen[step - 1] // every
+        if due or step == self.steps:
+            self.measure(step)
+        if time.monotonic() - self.saved_at > self.settings.save_every_seconds and step < self.steps:
+            control.should_save = True
+            self.saved_at = time.monotonic()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """One row a step."""
+        assert self.trainer is not None
+        if not logs or "loss" not in logs:
+            return
+        if not torch.isfinite(torch.tensor(logs["loss"])):
+            raise WorkError(
+                f"the loss is {logs['loss']} at step {state.global_step}",
+                remedy="Lower the learning rate or lengthen the warm-up; the last checkpoint is kept.",
+            )
+        step, now = state.global_step, time.monotonic()
+        seconds, self.step_began = now - self.step_began, now
+        row = {
+            "step": step,
+            "tokens": self.seen[step],
+            "loss": logs["loss"],
+            "lr": logs["learning_rate"],
+            "grad_norm": logs.get("grad_norm", 0.0),
+            **self.trainer.taken_metrics(),
+            "tokens_per_second": (self.seen[step] - self.seen[step - 1]) / seconds,
+            "seconds": seconds,
+            "memory_bytes": peak_memory_bytes(),
+        }
+        self.metrics.write("train", **row)
+        if self.progress:
+            self.progress(self.seen[step], self.seen[-1], "tokens", loss=logs["loss"])
+
+    def measure(self, step: int) -> None:
+        """The held-out loss after `step`; the time it takes is not counted to a step."""
+        if self.heldout is None or self.trainer is None:
+            return
+        began = time.monotonic()
+        loss = heldout_loss(self.trainer.model, self.heldout)
+        self.measured = {
+            "loss": loss.loss,
+            "bits_per_byte": loss.bits_per_byte,
+            "domains": loss.domains,
+        }
+        self.metrics.write("eval", step=step, tokens=self.seen[step], **self.measured)
+        self.step_began += time.monotonic() - began
+
+
+def step_tokens(batches: PlannedBatches, accumulation: int, devices: int = 1) -> list[int]:
+    """The tokens of each optimizer step."""
+    lengths = batches.store.unit_lengths()
+    sizes = [int(lengths[units].sum()) for units in batches.plan]
+    per_step = accumulation * devices
+    return [sum(sizes[begin : begin + per_step]) for begin in range(0, len(sizes), per_step)]
