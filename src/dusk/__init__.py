@@ -15,7 +15,7 @@ _DOORS = {
     "align": "dusk.train.align:align",
     "evaluate": "dusk.evaluate:evaluate",
     "inspect": "dusk.checkpoint:inspect_checkpoint",
-    "load_scaled": "dusk.train.load_scaled:load_scaled",
+    "load_scaled": "dusk.scale:load_scaled",
     "merge": "dusk.merge:merge",
     "pretrain": "dusk.train.pretrain:pretrain",
     "report": "dusk.report:report",
