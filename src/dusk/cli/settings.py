@@ -1,7 +1,5 @@
 """Commands made of the schemas of stages: a recipe's key is the command's flag and the function's keyword."""
 
-import importlib
-import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
@@ -14,6 +12,7 @@ from pydantic.fields import FieldInfo
 from dusk.cli.terminal import Bar, show_json
 from dusk.errors import SettingError
 from dusk.recipe import KINDS, Kind
+from dusk.recipe.calling import call
 from dusk.recipe.settings import Reference
 
 Show = Callable[[Any], None]
@@ -78,7 +77,7 @@ def settings_command(
     flag_of = {key: (flags or {}).get(key, f"--{key.replace('_', '-')}") for key in fields}
     more = list(more)
 
-    def call(words_given: tuple[str, ...], as_json: bool, **values: Any) -> None:
+    def callback(words_given: tuple[str, ...], as_json: bool, **values: Any) -> None:
         extra = {option.name: values.pop(str(option.name)) for option in more}
         given = {key: value for key, value in values.items() if value not in (None, ())}
         given |= _by_word(words, words_given)
@@ -93,7 +92,7 @@ def settings_command(
         options.insert(0, click.Option(["--out"], metavar=out, required=True, help="where the result goes"))
     as_json = click.Option(["--json", "as_json"], is_flag=True, help="print the result as JSON")
     line = click.Argument(["words_given"], nargs=-1, metavar=" ".join(map(_metavar, words)))
-    command = SettingsCommand(kind_name, params=[line, *options, *more, as_json], callback=call)
+    command = SettingsCommand(kind_name, params=[line, *options, *more, as_json], callback=callback)
     command.places = len([word for word in words if not word.startswith("[")])
     return command
 
@@ -172,16 +171,12 @@ def _told(fault: Any, flag_of: Mapping[str, str]) -> str:
 
 def _work(kind: Kind, settings: Mapping[str, Any], out: str | None) -> Any:
     """Call the library function, with a progress bar where it tells how far it is."""
-    module, name = kind.function.split(":")
-    function = getattr(importlib.import_module(module), name)
     with Bar(kind.name, kind.unit) as bar:
-        tells = "progress" in inspect.signature(function).parameters
-        arguments = {**settings, **({"progress": bar} if tells else {})}
         if kind.out != "folder":
-            return function(out=out, **arguments)
+            return call(kind.function, settings, out=out, progress=bar)
         from dusk.checkpoint import OutputFolder
 
         with OutputFolder(str(out)) as folder:
-            returned = function(out=Path(folder.path), **arguments)
+            returned = call(kind.function, settings, out=Path(folder.path), progress=bar)
             folder.commit()
         return returned if returned is not None else {"out": out}

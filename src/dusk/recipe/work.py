@@ -8,8 +8,6 @@ there with the right fingerprint is a finished stage, at whatever moment the pro
 import contextlib
 import ctypes
 import fcntl
-import importlib
-import inspect
 import json
 import os
 import resource
@@ -25,6 +23,7 @@ from typing import Any
 
 from dusk.checkpoint import OutputFolder
 from dusk.errors import DuskError, OutputError
+from dusk.recipe.calling import call
 from dusk.recipe.extras import missing_extra
 
 STAMP = "stage.json"
@@ -95,18 +94,10 @@ def _make(task: dict[str, Any], made: Path, progress: Callable[..., None]) -> di
 
 
 def _call(task: dict[str, Any], out: Path, progress: Callable[..., None]) -> Any:
-    module, name = task["function"].split(":")
-    function = getattr(importlib.import_module(module), name)
-    arguments = dict(task["arguments"])
-    accepted = inspect.signature(function).parameters
-    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
-    if "progress" in accepted:
-        arguments["progress"] = progress
-    if "threads" in accepted or open_ended:
-        arguments.setdefault("threads", task["threads"])
+    threads = task["arguments"].get("threads", task["threads"])
     if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(arguments.get("threads", task["threads"]))
-    return function(out=out, **arguments)
+        sys.modules["torch"].set_num_threads(threads)
+    return call(task["function"], task["arguments"], out=out, progress=progress, threads=threads)
 
 
 def _stamp(task: dict[str, Any], folder: Path, returned: Any, begin: float) -> dict[str, Any]:
