@@ -434,7 +434,7 @@ def test_a_column_must_be_a_metric_of_its_task(folders, data, tmp_path):
         "columns": {"X": "bit_per_byte"},
     }
     path.write_text(yaml.safe_dump({"suite": "wrong", "tasks": [entry]}))
-    with pytest.raises(SettingError, match="do not fit") as caught:
+    with pytest.raises(SettingError, match="columns do not fit") as caught:
         evaluate(folders[0], suite=path, data=data, limit=1)
     assert "Did you mean bits_per_byte" in str(caught.value)
 
@@ -445,12 +445,33 @@ def test_an_unknown_task_gets_the_nearest_names():
     assert "demo, h6, openllm" in str(error)
 
 
-def test_a_task_that_does_not_fit_the_context_is_told(folders, suite, data, tmp_path):
-    path = tmp_path / "long.yaml"
+def _too_long(suite, folder):
+    path = folder / "long.yaml"
     content = yaml.safe_load(suite.read_text())
     content["tasks"] = [entry for entry in content["tasks"] if entry["task"] == "arithmetic"]
     content["tasks"][0]["settings"]["generation_kwargs"]["max_gen_toks"] = 160
     content.pop("mean")
     path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_a_task_that_does_not_fit_the_context_is_told(folders, suite, data, tmp_path):
     with pytest.raises(SettingError, match="context is 160 tokens"):
-        evaluate(folders[0], suite=path, data=data)
+        evaluate(folders[0], suite=_too_long(suite, tmp_path), data=data)
+
+
+def test_models_side_by_side_get_the_same_scores(folders, suite, data, tmp_path, report):
+    told = []
+    found = evaluate(
+        folders,
+        suite=suite,
+        data=data,
+        out=tmp_path / "r.json",
+        jobs=2,
+        progress=lambda *each: told.append(each),
+    )
+    assert found.to_json()["models"][1]["scores"] == report.to_json()["models"][1]["scores"]
+    assert [model.name for model in found.models] == ["model0", "model1"]
+    assert told[-1][0] == told[-1][1]
+    with pytest.raises(SettingError, match="context"):
+        evaluate(folders, suite=_too_long(suite, tmp_path), data=data, jobs=2)

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from dusk.evaluate.digest import digest_of, model_digest
 from dusk.evaluate.items import EntryItems, ItemStore
 from dusk.evaluate.local_tasks import write_local_task
 from dusk.evaluate.results import EvalReport, ModelScores, items_folder, load_report
+from dusk.evaluate.side_by_side import Tell, can_fork, side_by_side
 from dusk.evaluate.suites import Entry, load_suite, nearest
 
 if TYPE_CHECKING:
@@ -64,6 +66,7 @@ def evaluate(
     dtype: str = "auto",
     apply_chat_template: bool = False,
     threads: int | None = None,
+    jobs: int = 1,
     progress: Progress | None = None,
 ) -> EvalReport:
     """Evaluate models on a suite through lm-evaluation-harness.
@@ -80,6 +83,7 @@ def evaluate(
         dtype: "auto" is float32 on a CPU and the checkpoint's elsewhere.
         apply_chat_template: ask in the tokenizer's chat template. Off, as on the leaderboard.
         threads: of torch, for this process; None leaves them.
+        jobs: models at a time, each in a fork of this process; on a CPU alone.
         progress: called with items done, items in all, and "model: task".
 
     Raises:
@@ -88,7 +92,7 @@ def evaluate(
     """
     named = name_models(models)
     chosen = load_suite(suite)
-    _check(limit, batch_size)
+    _check(limit, batch_size, jobs)
     harness, model_module = _engine(threads)
     settings = _Settings(
         limit, model_module.choose_device(device), dtype, batch_size, apply_chat_template, chosen.fewshot_seed
@@ -101,13 +105,28 @@ def evaluate(
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dusk-eval-")))
         work = [_prepare(harness, entry, data, scratch, settings) for entry in chosen.tasks]
-        tell = _Teller(progress, total=sum(each.items for each in work) * len(folders))
-        for name, folder in folders.items():
-            measured = _evaluate_model(
-                name, given=named[name], folder=folder, work=work, settings=settings, out=target, tell=tell
+        total = sum(each.items for each in work) * len(folders)
+        tell = _Teller(progress, total)
+
+        def measure(name: str, told: Tell) -> ModelScores:
+            if jobs > 1:
+                _engine(threads or 1)  # more threads may hang in a fork of a process that has used them
+            return _evaluate_model(
+                name,
+                given=named[name],
+                folder=folders[name],
+                work=work,
+                settings=settings,
+                out=target,
+                tell=told,
             )
-            report.models.append(measured)
-            _check_columns(report)
+
+        names = list(folders)
+        jobs = min(jobs, len(names)) if settings.device == "cpu" and can_fork() else 1
+        if jobs > 1:
+            report.models = list(side_by_side(names, measure, jobs=jobs, tell=tell))
+        else:
+            report.models = [measure(name, tell) for name in names]
     if target is not None:
         report.models = _merged(kept, report.models)
         report.write(target)
@@ -138,13 +157,15 @@ def _shortest_names(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-def _check(limit: int | None, batch_size: int | str | None) -> None:
+def _check(limit: int | None, batch_size: int | str | None, jobs: int) -> None:
     if limit is not None and limit <= 0:
         raise SettingError(
             f"limit {limit}: at least one item is needed", remedy="Leave it out for all items."
         )
     if batch_size not in (None, "auto") and not (isinstance(batch_size, int) and batch_size >= 1):
         raise SettingError(f"batch_size {batch_size}: a number of at least 1, or auto")
+    if jobs < 1:
+        raise SettingError(f"jobs {jobs}: at least one model is evaluated at a time")
 
 
 def _engine(threads: int | None) -> tuple[Any, Any]:
@@ -203,7 +224,7 @@ def _evaluate_model(
     work: Sequence[_Work],
     settings: _Settings,
     out: Path | None,
-    tell: "_Teller",
+    tell: Tell,
 ) -> ModelScores:
     """All entries of one model: taken from its items file, or measured and added to it."""
     digest = model_digest(folder)
@@ -213,14 +234,20 @@ def _evaluate_model(
     entries: dict[str, EntryItems] = {}
     loaded: HarnessModel | None = None
     for each in work:
+        label = f"{name}: {each.entry.task}"
         found = store.get(each.entry.task, each.fingerprint)
         if found is None:
             loaded = loaded or _load(folder, settings)
-            found = _measure(loaded, each, settings, tell.of(f"{name}: {each.entry.task}", each.items))
+            found = _measure(loaded, each, settings, partial(_tell_share, tell, label, each.items))
+            _check_columns(each.entry, found)
             store.put(found)
         entries[each.entry.task] = found
-        tell.finish(f"{name}: {each.entry.task}", each.items)
+        tell(label, each.items)
     return ModelScores(name, str(given), digest, entries, file)
+
+
+def _tell_share(tell: Tell, label: str, items: int, share: float) -> None:
+    tell(label, share * items)
 
 
 def _load(folder: Path, settings: _Settings) -> "HarnessModel":
@@ -284,34 +311,27 @@ def _merged(earlier: Sequence[ModelScores], now: Sequence[ModelScores]) -> list[
     return [again.pop(model.name, model) for model in earlier] + list(again.values())
 
 
-def _check_columns(report: EvalReport) -> None:
-    """Every column that the suite names must be a metric that its task has; checked on the first model."""
-    if len(report.models) > 1:
-        return
-    scores = report.scores(report.models[0].name)
+def _check_columns(entry: Entry, found: EntryItems) -> None:
+    """Every column that the suite names must be a metric that the task has."""
+    known = [*found.metrics, *(metric for metrics in found.whole.values() for metric in metrics)]
     problems = [
-        f"column {column.label}: task {column.entry} has no metric {column.metric!r}. "
-        f"{nearest(column.metric, scores[column.entry])} It has {', '.join(scores[column.entry])}."
-        for column in report.columns
-        if column.metric not in scores[column.entry]
+        f"column {label}: there is no metric {metric!r}. {nearest(metric, known)} There is {', '.join(known)}."
+        for label, metric in entry.columns.items()
+        if metric.partition("/")[0] not in known
     ]
     if problems:
-        raise SettingError(f"suite {report.suite.suite}: its columns do not fit its tasks", problems=problems)
+        raise SettingError(f"task {entry.task}: its columns do not fit it", problems=problems)
 
 
 class _Teller:
-    """Turns shares of entries into items done in all."""
+    """Turns what each model's entry has done into items done in all."""
 
     def __init__(self, progress: Progress | None, total: int) -> None:
         self.progress = progress or (lambda done, total, label: None)
         self.total = total
-        self.done = 0
+        self.done: dict[str, float] = {}
 
-    def of(self, label: str, items: int) -> Callable[[float], None]:
-        """What an entry calls with the share of it that is done."""
-        return lambda share: self.progress(self.done + share * items, self.total, label)
-
-    def finish(self, label: str, items: int) -> None:
-        """The entry is done, or was found measured."""
-        self.done += items
-        self.progress(self.done, self.total, label)
+    def __call__(self, label: str, done: float) -> None:
+        """So many items of the entry of this label are done."""
+        self.done[label] = done
+        self.progress(sum(self.done.values()), self.total, label)
