@@ -17,9 +17,11 @@ from transformers import AutoModelForCausalLM
 
 from dusk.checkpoint import read_manifest, verify
 from dusk.errors import CheckpointError, OutputError, SettingError
+from dusk.layers import LayerMap
 from dusk.merge import merge
 from dusk.merge.floats import decode, encode
 from dusk.merge.slerp import slerp_weights
+from dusk.scale import scale
 
 Models = Callable[..., Path]
 Copy = Callable[..., Path]
@@ -168,6 +170,18 @@ def test_the_merge_loads_and_says_what_it_is(model_folder: Models, tmp_path: Pat
     assert [source.path for source in manifest.inputs] == [str(a), str(b)]
     assert "base_model_relation: merge" in (tmp_path / "out" / "README.md").read_text()
     assert seen[-1][0] == seen[-1][1]
+
+
+def test_siblings_share_their_ancestors(model_folder: Models, tmp_path: Path) -> None:
+    base = model_folder("mistral")
+    scale(base, tmp_path / "deep")
+    merge([tmp_path / "deep", tmp_path / "deep"], tmp_path / "a")
+    merge([tmp_path / "a", tmp_path / "a"], tmp_path / "b")
+    manifest = read_manifest(tmp_path / "b")
+    assert manifest is not None
+    assert [ancestor["command"] for ancestor in manifest.lineage] == ["merge", "scale"]
+    assert manifest.layer_map == LayerMap.depthwise(4).to_json()
+    assert str(tmp_path) not in (tmp_path / "b" / "README.md").read_text()
 
 
 def test_different_shapes_are_all_listed(model_folder: Models, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def render_card(manifest: Manifest, title: str) -> str:
         lstrip_blocks=True,
         autoescape=False,  # markdown; values pass through the filters below
     )
-    environment.filters |= {"code": _code, "cell": _cell, "tojson": json.dumps}
+    environment.filters |= {"code": _code, "shown_name": _shown_name, "cell": _cell, "tojson": json.dumps}
     layer_map = LayerMap.from_json(manifest.layer_map) if manifest.layer_map else None
     verb = manifest.command.split(" ")[0]
     text = environment.get_template("card.md.jinja").render(
@@ -58,7 +58,8 @@ def render_card(manifest: Manifest, title: str) -> str:
         identities=_identities(layer_map),
         tables={"Settings": manifest.settings, "Results": manifest.results},
     )
-    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+    spaced = re.sub(r"\n(?=## )", "\n\n", text)
+    return re.sub(r"\n{3,}", "\n\n", spaced).strip() + "\n"
 
 
 def read_license(folder: Path) -> str | None:
@@ -93,6 +94,11 @@ def _model_name(source: Source) -> str | None:
     if name.count("/") != 1 or name.startswith((".", "/")):
         name = Path(source.path).name
     return name if _HUB_NAME.fullmatch(name) else None
+
+
+def _shown_name(name: str) -> str:
+    """A card is published: of a path on this machine it shows the last part."""
+    return name if name.count("/") == 1 and not name.startswith(("/", ".", "~")) else Path(name).name or name
 
 
 def _identities(layer_map: LayerMap | None) -> str:

@@ -96,10 +96,13 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 
 def ancestry(*folders: Path) -> tuple[Mapping[str, Any], ...]:
-    """What the manifests of these input folders say about where they came from, nearest first."""
+    """What the manifests of these input folders say about where they came from, nearest first, each once."""
     manifests = [manifest for folder in folders if (manifest := read_manifest(folder)) is not None]
-    nearest = tuple({"command": m.command, "inputs": m.to_json()["inputs"]} for m in manifests)
-    return nearest + tuple(ancestor for manifest in manifests for ancestor in manifest.lineage)
+    found: list[Mapping[str, Any]] = [
+        {"command": manifest.command, "inputs": manifest.to_json()["inputs"]} for manifest in manifests
+    ]
+    found += [ancestor for manifest in manifests for ancestor in manifest.lineage]
+    return tuple(ancestor for i, ancestor in enumerate(found) if ancestor not in found[:i])
 
 
 def write_json(file: Path, value: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Merging checkpoints: the methods are maths, this owns files, types and memory."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,8 +19,10 @@ from dusk.checkpoint import (
     ancestry,
     carry_over,
     in_byte_order,
+    installed_versions,
     open_checkpoint,
     plan_shards,
+    read_manifest,
     refuse_existing,
     require_fit,
     write_card,
@@ -225,9 +227,18 @@ def _describe(
     manifest = Manifest(
         command="merge",
         inputs=tuple(Source.of(model) for model in models),
+        layer_map=_common_layer_map(models),
         settings=settings,
+        versions=installed_versions("numpy"),
         results=results,
         lineage=ancestry(*(model.path for model in models)),
     )
     write_manifest(folder, manifest)
     write_card(folder)
+
+
+def _common_layer_map(models: Sequence[Checkpoint]) -> Mapping[str, Any] | None:
+    """The layer map that made all of these models; None where they have none or different ones."""
+    manifests = [read_manifest(model.path) for model in models]
+    maps = [manifest.layer_map if manifest else None for manifest in manifests]
+    return maps[0] if all(layer_map == maps[0] for layer_map in maps) else None
