@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from conftest import save_random_model
 from dusk.checkpoint import open_checkpoint, read_manifest, verify
 from dusk.checkpoint.forward import cache_difference
 from dusk.errors import CheckpointError, LayerMapError, OutputError, SettingError
@@ -102,6 +103,25 @@ def test_identity_layers_leave_the_function_unchanged(
 
 def scaled_base(folder: Path) -> int:
     return open_checkpoint(folder).layout.layers
+
+
+OTHERS: dict[str, dict[str, Any]] = {
+    "gpt2": {"n_embd": 32, "n_head": 4, "n_layer": 4},
+    "gpt_neox": {"num_hidden_layers": 4},
+    "mixtral": {"num_hidden_layers": 4, "num_local_experts": 3, "num_experts_per_tok": 2},
+    "gemma2": {"num_hidden_layers": 4, "head_dim": 8, "sliding_window": 4},
+    "phi3": {"num_hidden_layers": 4, "pad_token_id": 0},
+    "olmo2": {"num_hidden_layers": 4},
+}
+
+
+@pytest.mark.parametrize("model_type", OTHERS)
+def test_other_architectures_by_structure(tmp_path: Path, model_type: str) -> None:
+    base = save_random_model(tmp_path / "base", model_type=model_type, **OTHERS[model_type])
+    layer_map = scale(base, tmp_path / "out").layer_map
+    scaled = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    assert torch.equal(logits(scaled), logits(load_scaled(base, layer_map)))
+    assert cache_difference(scaled) < 1e-5
 
 
 def test_shared_layers_share_their_weights(model_folder: Models) -> None:
@@ -250,8 +270,6 @@ def test_a_base_that_does_not_fit_its_config(
 
 
 def test_identity_is_refused_where_it_cannot_hold(tmp_path: Path) -> None:
-    from conftest import save_random_model
-
     base = save_random_model(tmp_path / "olmo", model_type="olmo2", num_hidden_layers=4)
     with pytest.raises(LayerMapError, match="no pre-norm Llama blocks"):
         scale(base, tmp_path / "out", fresh="identity")
