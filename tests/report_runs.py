@@ -56,7 +56,9 @@ def whole_run() -> list[FakeStage]:
         FakeStage("constant", "model", {"path": "dusk:constant"}, **small),
         FakeStage("decayed", "model", {"path": "dusk:decayed"}, results={"bits_per_byte": 2.37}, **small),
         FakeStage("docs", "documentation", layers=None, parameters=None),
-        FakeStage("scaled", "scale", {"base": "constant", "drop": 2}, ("constant",), layer_map=LayerMap.depthwise(8)),
+        FakeStage(
+            "scaled", "scale", {"base": "constant", "drop": 2}, ("constant",), layer_map=LayerMap.depthwise(8)
+        ),
         _pretrain("recovered", "scaled", RECOVERY),
         _pretrain("base_same_tokens", "constant", SAME_TOKENS, **small),
         _pretrain("base_same_compute", "constant", SAME_COMPUTE, **small),
@@ -65,9 +67,18 @@ def whole_run() -> list[FakeStage]:
         FakeStage("sft_average", "merge", {"models": ["sft_v3", "sft_v4"]}, ("sft_v3", "sft_v4")),
         FakeStage("candidate_1", "align", {"model": "sft_v3"}, ("sft_v3",), sdpo=True),
         FakeStage("candidate_2", "align", {"model": "sft_average"}, ("sft_average",), sdpo=True),
-        FakeStage("merge_average", "merge", {"models": ["candidate_1", "candidate_2"]}, ("candidate_1", "candidate_2")),
-        FakeStage("merge_slerp", "merge", {"models": ["candidate_1", "candidate_2"]}, ("candidate_1", "candidate_2")),
-        FakeStage("scores", "evaluate", {"models": list(SCORES)}, tuple(SCORES), layers=None, parameters=None),
+        FakeStage(
+            "merge_average",
+            "merge",
+            {"models": ["candidate_1", "candidate_2"]},
+            ("candidate_1", "candidate_2"),
+        ),
+        FakeStage(
+            "merge_slerp", "merge", {"models": ["candidate_1", "candidate_2"]}, ("candidate_1", "candidate_2")
+        ),
+        FakeStage(
+            "scores", "evaluate", {"models": list(SCORES)}, tuple(SCORES), layers=None, parameters=None
+        ),
     ]
 
 
@@ -123,7 +134,9 @@ def _write_stage(run: Path, stage: FakeStage, place: int) -> dict[str, Any]:
     }  # fmt: skip
     (folder / "dusk.json").write_text(json.dumps(manifest))
     if stage.layers:
-        (folder / "config.json").write_text(json.dumps({"num_hidden_layers": stage.layers, "tie_word_embeddings": True}))
+        (folder / "config.json").write_text(
+            json.dumps({"num_hidden_layers": stage.layers, "tie_word_embeddings": True})
+        )
     if stage.curve or stage.sdpo or stage.kind == "sft":
         rows = _align_rows() if stage.sdpo else _train_rows(stage, results)
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -150,13 +163,20 @@ def _train_rows(stage: FakeStage, results: Mapping[str, Any]) -> list[dict[str, 
     rng = np.random.default_rng(len(stage.name))
     rows: list[dict[str, Any]] = [
         {
-            "kind": "train", "step": step, "tokens": tokens * step // 40, "lr": 1e-3 if step <= 30 else 1e-4 * (41 - step),
-            "loss": 3.6 - 0.5 * step / 40 + float(rng.normal(0, 0.03)), "grad_norm": 1.0, "tokens_per_second": 25_000.0,
+            "kind": "train", "step": step, "tokens": tokens * step // 40, "grad_norm": 1.0,
+            "lr": 1e-3 if step <= 30 else 1e-4 * (40 - step), "tokens_per_second": 25_000.0,
+            "loss": 3.6 - 0.5 * step / 40 + float(rng.normal(0, 0.03)),
         }
         for step in range(1, 41)
     ]  # fmt: skip
     for at, bits in stage.curve:
-        row = {"kind": "eval", "step": 40 * at // tokens, "tokens": at, "loss": bits * 2, "bits_per_byte": bits}
+        row = {
+            "kind": "eval",
+            "step": 40 * at // tokens,
+            "tokens": at,
+            "loss": bits * 2,
+            "bits_per_byte": bits,
+        }
         rows.append({**row, "domains": {"stdlib": bits - 0.1, "torch": bits + 0.1}})
     return rows
 
@@ -164,7 +184,8 @@ def _train_rows(stage: FakeStage, results: Mapping[str, Any]) -> list[dict[str, 
 def _align_rows() -> list[dict[str, Any]]:
     return [
         {
-            "kind": "train", "sdpo_step": part, "step": step, "tokens": 1000 * step, "lr": 1e-5, "loss": 0.69 - 0.01 * step,
+            "kind": "train", "sdpo_step": part, "step": step, "tokens": 1000 * step, "lr": 1e-5,
+            "loss": 0.69 - 0.01 * step,
             "rewards/margins": 0.05 * step, "rewards/accuracies": 0.5 + 0.02 * step,
         }
         for part in (1, 2)
@@ -172,7 +193,9 @@ def _align_rows() -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def write_scores(folder: Path, scores: Mapping[str, tuple[float, float, float]] = SCORES, *, items: int = 80) -> Path:
+def write_scores(
+    folder: Path, scores: Mapping[str, tuple[float, float, float]] = SCORES, *, items: int = 80
+) -> Path:
     """A results file of `dusk eval`, with the items beside it, in an evaluation stage's folder."""
     models = []
     for name, values in scores.items():
@@ -186,22 +209,29 @@ def write_scores(folder: Path, scores: Mapping[str, tuple[float, float, float]] 
 
 
 def _entries(values: tuple[float, float, float], count: int) -> list[EntryItems]:
-    """Documents of different length; on odd items a tenth of a bit more, on even ones less, per model alike."""
+    """Documents of different length, harder and easier ones; what a model's own noise adds sums to nothing."""
     bits, choices, sums = values
+    own = np.random.default_rng(int(1000 * (bits + choices + sums))).normal(0, 0.03, count)
+    own -= np.average(own, weights=[_bytes(i) for i in range(count)])
+    documents = [2.3 + bits + 0.1 * (-1) ** i + own[i] for i in range(count)]
     return [
-        _entry("heldout", "bits_per_byte", [2.3 + bits + 0.1 * (-1) ** i + 0.003 * ((i * 7) % 5 - 2) * (bits > 0) for i in range(count)], False),
+        _entry("heldout", "bits_per_byte", documents, False),
         _entry("choice", "acc", [float(i < choices * count) for i in range(count)], True),
         _entry("sums", "exact_match", [float(i < sums * 20) for i in range(20)], True),
-    ]  # fmt: skip
+    ]
 
 
 def _entry(task: str, metric: str, values: Sequence[float], higher: bool) -> EntryItems:
     weigh = metric.endswith("bits_per_byte")
     items = [
-        Item(task, i, f"h{i}", {metric: value}, {metric: float(200 + 10 * (i % 7))} if weigh else {})
+        Item(task, i, f"h{i}", {metric: value}, {metric: _bytes(i)} if weigh else {})
         for i, value in enumerate(values)
     ]
     return EntryItems(task, "f", {metric: higher}, {}, items)
+
+
+def _bytes(document: int) -> float:
+    return 200.0 + 10 * (document % 7)
 
 
 def without(stages: Sequence[FakeStage], *names: str) -> list[FakeStage]:

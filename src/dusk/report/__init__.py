@@ -1,5 +1,6 @@
 """The report of a run: one HTML file that needs nothing else, written from what the run folder holds."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def report(run_dir: str | Path, *, out: str | Path | None = None) -> Path:
         partial.write_text(page, encoding="utf-8")
         partial.replace(target)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise OutputError(f"{target} cannot be written: {error.strerror}.") from None
     return target

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 WIDTH, HEIGHT = 460, 300
-LEFT, RIGHT, TOP, BOTTOM = 50, 14, 14, 46
+LEFT, RIGHT, TOP, BOTTOM = 48, 16, 8, 46
 _TICKS = 5
 Point = tuple[float, float]
 _POINTS_MOST = 240  # a line of more is averaged into as many
@@ -53,6 +53,15 @@ class Moment:
 
 
 @dataclass(frozen=True)
+class Ring:
+    """A point that is pointed out."""
+
+    label: str
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
 class Tick:
     """A tick: its place in the view box and its label."""
 
@@ -93,6 +102,7 @@ class Chart:
     moments: tuple[tuple[Tick, int], ...]
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
+    rings: tuple[Ring, ...]
     spoken: str
     width: int = WIDTH
     height: int = HEIGHT
@@ -109,6 +119,7 @@ def draw(
     *,
     levels: Sequence[Level] = (),
     moments: Sequence[Moment] = (),
+    rings: Sequence[Ring] = (),
 ) -> Chart | None:
     """Lay a chart out; None where there is no line with a finite point."""
     kept = [Line(line.label, line.style, _finite(line.points), line.marked) for line in lines]
@@ -140,6 +151,7 @@ def draw(
         ),
         x_ticks=tuple(Tick(across(x), axes.x_words(x)) for x in x_ticks if x_low <= x <= x_high),
         y_ticks=tuple(Tick(down(y), tick_label(y, y_ticks)) for y in y_ticks if y_low <= y <= y_high),
+        rings=tuple(Ring(ring.label, across(ring.x), down(ring.y)) for ring in rings),
         spoken=_spoken(kept, axes),
     )
 

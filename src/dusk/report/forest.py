@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dusk.report.chart import Tick, nice_ticks, tick_label
-from dusk.report.plots import STYLES, arm_label
+from dusk.report.plots import STYLES, control_label
 from dusk.report.verdict import Gain
 from dusk.report.wording import bits
 
-_WIDTH, _ROW, _TOP, _PAD = 460.0, 46.0, 8.0, 16.0
+_WIDTH, _PAD = 460.0, 20.0
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,6 @@ class Whisker:
 
     label: str
     words: str
-    y: float
     at: float
     low: float | None
     high: float | None
@@ -32,9 +31,6 @@ class Forest:
     ticks: tuple[Tick, ...]
     zero: float
     width: float
-    height: float
-    axis: float
-    spoken: str
 
 
 def forest_of(gains: Sequence[Gain]) -> Forest | None:
@@ -51,26 +47,19 @@ def forest_of(gains: Sequence[Gain]) -> Forest | None:
         return round(_PAD + (value - low) / (high - low) * (_WIDTH - 2 * _PAD), 2)
 
     ticks = [tick for tick in nice_ticks(low, high) if low <= tick <= high]
-    axis = _TOP + _ROW * len(told)
-    rows = tuple(_whisker(gain, _TOP + _ROW * (place + 0.5), across) for place, gain in enumerate(told))
     return Forest(
-        rows=rows,
+        rows=tuple(_whisker(gain, across) for gain in told),
         ticks=tuple(Tick(across(tick), tick_label(tick, ticks)) for tick in ticks),
         zero=across(0.0),
         width=_WIDTH,
-        height=axis + 40,
-        axis=axis,
-        spoken="; ".join(f"against {row.label}: {row.words}" for row in rows),
     )
 
 
-def _whisker(gain: Gain, y: float, across: Callable[[float], float]) -> Whisker:
-    side = "better" if gain.value >= 0 else "worse"
-    words = f"{bits(abs(gain.value))} {side}, {bits(gain.low)} to {bits(gain.high)}"
+def _whisker(gain: Gain, across: Callable[[float], float]) -> Whisker:
+    words = f"{bits(gain.value)} ({bits(gain.low)} to {bits(gain.high)})"
     return Whisker(
-        label=arm_label(gain.control),
+        label=control_label(gain.control),
         words=words,
-        y=y,
         at=across(gain.value),
         low=None if gain.low is None else across(gain.low),
         high=None if gain.high is None else across(gain.high),

@@ -12,6 +12,7 @@ from dusk.layers import LayerMap
 from dusk.report.run_folder import Run, Stage
 
 _STOPS = ((38, 42, 99), (112, 61, 122), (192, 87, 106), (240, 143, 92), (250, 205, 128))
+_EVEN_LUMINANCE = 0.19  # white and near-black ink are read equally well on this
 _ROW_HEIGHT, _LINK_HEIGHT = 26, 54
 _CELL_MOST, _CELL_LEAST, _WIDTH = 44.0, 15.0, 860.0
 
@@ -76,8 +77,14 @@ def shade(layer: int, layers: int) -> Shade:
     index = min(int(place), len(_STOPS) - 2)
     low, high, share = _STOPS[index], _STOPS[index + 1], place - index
     red, green, blue = (round(a + share * (b - a)) for a, b in zip(low, high, strict=True))
-    light = (0.299 * red + 0.587 * green + 0.114 * blue) > 140
-    return Shade(f"#{red:02x}{green:02x}{blue:02x}", "#1b1430" if light else "#ffffff")
+    dark_ink = _luminance(red, green, blue) > _EVEN_LUMINANCE
+    return Shade(f"#{red:02x}{green:02x}{blue:02x}", "#120c22" if dark_ink else "#ffffff")
+
+
+def _luminance(*channels: int) -> float:
+    """Relative luminance, 0 to 1, as WCAG 2 defines it."""
+    linear = [c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in channels]
+    return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
 def shades(run: Run) -> dict[str, Sequence[Shade]]:

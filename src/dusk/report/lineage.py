@@ -15,10 +15,10 @@ from dusk.report.layer_strip import Shade, shades
 from dusk.report.run_folder import Run, Stage
 from dusk.report.wording import count
 
-NODE_WIDTH, NODE_HEIGHT, GAP_X, GAP_Y, MARGIN = 128, 68, 26, 20, 8
+NODE_WIDTH, NODE_HEIGHT, GAP_X, GAP_Y, MARGIN = 146, 68, 24, 18, 2
 _SWEEPS = 6
 _STRIP_WIDTH, _STRIP_CELL = NODE_WIDTH - 20, 8.0
-_LETTERS = 17
+_LETTERS, _LETTERS_AT_EASE = 20, 15  # more than fit at ease are set closer, more than fit at all are cut
 
 _KIND_WORDS = {
     "base": "base",
@@ -33,7 +33,10 @@ _ROLE_WORDS = {SAME_TOKENS: "control: same tokens", SAME_COMPUTE: "control: same
 
 @dataclass
 class Node:
-    """A model's box, or (without a stage) a waypoint of an edge; x and y are its left top corner."""
+    """A model's box, or (without a stage) a waypoint of an edge; x and y are its left top corner.
+
+    `squeezed` is the width in pixels that a long title is set into.
+    """
 
     key: str
     rank: int
@@ -44,6 +47,7 @@ class Node:
     facts: str = ""
     work: str = ""
     tone: str = ""
+    squeezed: int | None = None
     strip: Sequence["StripCell"] = field(default_factory=tuple)
 
 
@@ -73,6 +77,8 @@ class Picture:
     width: float
     height: float
     spoken: tuple[str, ...]
+    node_width: int = NODE_WIDTH
+    node_height: int = NODE_HEIGHT
 
 
 def lineage(run: Run, arms: Arms) -> Picture:
@@ -122,8 +128,9 @@ def _routes(
     for child, of in parents.items():
         for parent in of:
             between = range(ranks[parent] + 1, ranks[child])
-            keys = [f"{parent}\0{child}\0{rank}" for rank in between]
-            nodes.update({key: Node(key, rank) for key, rank in zip(keys, between, strict=True)})
+            keys = [f"{parent}\0{rank}" for rank in between]  # edges of one parent share their way
+            for key, rank in zip(keys, between, strict=True):
+                nodes.setdefault(key, Node(key, rank))
             routes.append([parent, *keys, child])
     return routes
 
@@ -209,6 +216,7 @@ def _describe(
     node: Node, stage: Stage, arms: Arms, deepest: int, maps: Mapping[str, Sequence[Shade]]
 ) -> None:
     node.title = stage.label if len(stage.label) <= _LETTERS else f"{stage.label[: _LETTERS - 1]}…"
+    node.squeezed = _STRIP_WIDTH if len(node.title) > _LETTERS_AT_EASE else None
     sizes = [f"{stage.layers} layers" if stage.layers else "", count(stage.parameters)]
     node.facts = " · ".join(part for part in sizes if part)
     role = next((arm.role for arm in arms.controls if stage in arm.chain), None)

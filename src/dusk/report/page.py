@@ -12,7 +12,7 @@ from importlib import resources
 import jinja2
 from markupsafe import Markup
 
-from dusk.report.arms import Arm, Arms, find_arms
+from dusk.report.arms import Arms, find_arms
 from dusk.report.costs import costs_of
 from dusk.report.evaluations import Evaluation, read_evaluations
 from dusk.report.forest import forest_of
@@ -22,7 +22,7 @@ from dusk.report.plots import Plots, plots_of
 from dusk.report.provenance import provenance_of
 from dusk.report.run_folder import Run
 from dusk.report.scores import score_table
-from dusk.report.verdict import Outcome, Recovery, Verdict, verdict_of
+from dusk.report.verdict import WITH_THE_SAME, Gain, Outcome, Recovery, Verdict, verdict_of
 from dusk.report.wording import bits, count, flops, listed
 
 _TEMPLATES = "templates"
@@ -76,19 +76,25 @@ def facts_of(arms: Arms, verdict: Verdict) -> list[Fact]:
         facts.append(Fact("Not recovered within", f"{count(recovery.trained)} tokens", _levels(recovery)))
     elif recovery.outcome is Outcome.NEVER_WORSE:
         facts.append(Fact("Recovery", "not needed", _levels(recovery)))
-    facts += [_spent(arm, arms.recovery) for arm in arms.lines if arm.tokens]
+    shown = {gain.control.role: gain for gain in reversed(verdict.gains)}
+    facts += [_compared(shown[role], same, arms) for role, same in WITH_THE_SAME.items() if role in shown]
     return facts
 
 
 def _levels(recovery: Recovery) -> str:
-    return f"{bits(recovery.start)} at first, {bits(recovery.end)} at the end, base {bits(recovery.level)}"
+    course = f"{bits(recovery.start)} at first, {bits(recovery.end)} at the end"
+    return f"bits per byte {course}; base {bits(recovery.level)}"
 
 
-def _spent(arm: Arm, recovery: Arm | None) -> Fact:
-    compute = f"{flops(arm.flops)} FLOPs" if arm.flops else "compute not known"
-    if recovery is not None and arm is not recovery and arm.flops and recovery.flops:
-        compute += f", {arm.flops / recovery.flops:.2f} of the scaled model's"
-    return Fact(arm.final.label, f"{count(arm.tokens)} tokens", compute)
+def _compared(gain: Gain, same: str, arms: Arms) -> Fact:
+    figure = "no difference" if gain.word == "no different" else f"{bits(abs(gain.value))} {gain.side}"
+    spent = [f"{count(gain.control.tokens)} tokens" if gain.control.tokens else ""]
+    if gain.control.flops:
+        spent.append(f"{flops(gain.control.flops)} FLOPs")
+    if gain.control.flops and arms.recovery and arms.recovery.flops:
+        spent.append(f"{gain.control.flops / arms.recovery.flops:.2f} of the scaled model's")
+    words = ", ".join(part for part in spent if part)
+    return Fact(f"Against the base given {same}", figure, f"{gain.control.final.label}: {words}")
 
 
 def missing_of(run: Run, arms: Arms, evaluations: tuple[Evaluation, ...], plots: Plots) -> list[str]:

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from dusk.report.arms import SAME_COMPUTE, SAME_TOKENS, SCALED, Arm, Arms, base_level, other_levels
-from dusk.report.chart import Axes, Chart, Level, Line, Moment, Point, draw
+from dusk.report.chart import Axes, Chart, Level, Line, Moment, Point, Ring, draw
 from dusk.report.run_folder import Run, Stage
+from dusk.report.verdict import crossing
 from dusk.report.wording import bits, count, flops, signed
 
 STYLES = {SCALED: 1, SAME_TOKENS: 2, SAME_COMPUTE: 3}
+_ROLE_WORDS = {SAME_TOKENS: "base, same tokens", SAME_COMPUTE: "base, same compute"}
 _STYLES_ALL = 6
 _BITS = "held-out bits per byte"
 
@@ -29,17 +31,25 @@ def plots_of(run: Run, arms: Arms) -> Plots:
 
 
 def arm_label(arm: Arm) -> str:
-    """The stage's name, with the role of a control."""
-    words = {SAME_TOKENS: "base, same tokens", SAME_COMPUTE: "base, same compute"}
-    name = arm.final.label
-    return f"{name} ({words[arm.role]})" if arm.role in words else name
+    """The stage's name, or the role of a control."""
+    return arm.final.label if arm.role == SCALED else control_label(arm)
+
+
+def control_label(arm: Arm) -> str:
+    """What a control is, with its stage's name where that does not say it."""
+    words = _ROLE_WORDS.get(arm.role, "control")
+    return f"{words} ({arm.final.label})"
 
 
 def _recovery(run: Run, arms: Arms) -> list[Chart | None]:
     styles = _arm_styles(arms)
     level = base_level(arms)
-    levels = [Level(arms.base.label, level)] if arms.base is not None and level is not None else []
-    levels += [Level(stage.label, value) for stage, value in other_levels(run, arms)]
+    levels = (
+        [Level(f"base, untouched ({arms.base.label})", level)]
+        if arms.base is not None and level is not None
+        else []
+    )
+    levels += [Level(f"another base ({stage.label})", value) for stage, value in other_levels(run, arms)]
     by_tokens = [Line(arm_label(arm), style, _by_tokens(arm)) for arm, style in styles]
     by_flops = [Line(arm_label(arm), style, _by_flops(arm)) for arm, style in styles]
     decays = [Moment("decay", at, style) for arm, style in styles if (at := arm.decay_tokens) is not None]
@@ -47,9 +57,16 @@ def _recovery(run: Run, arms: Arms) -> list[Chart | None]:
     tokens = Axes("tokens since the base", _BITS, count, bits)
     compute = Axes("training FLOPs since the base", _BITS, flops, bits)
     return [
-        draw("By tokens", by_tokens, tokens, levels=levels, moments=decays),
+        draw("By tokens", by_tokens, tokens, levels=levels, moments=decays, rings=_rings(arms, level)),
         draw("By compute", by_flops, compute, levels=levels, moments=in_flops),
     ]
+
+
+def _rings(arms: Arms, level: float | None) -> list[Ring]:
+    """Where the scaled model's curve passes the level of its base for good."""
+    curve = arms.recovery.curve if arms.recovery else ()
+    tokens = crossing(curve, level) if level is not None else None
+    return [Ring(f"passed at {count(tokens)}", tokens, level)] if tokens and level is not None else []
 
 
 def _by_tokens(arm: Arm) -> tuple[Point, ...]:

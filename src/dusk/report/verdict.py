@@ -49,6 +49,11 @@ class Gain:
     items: int = 0
 
     @property
+    def side(self) -> str:
+        """On which side of zero the measured difference lies."""
+        return "better" if self.value > 0 else "worse"
+
+    @property
     def word(self) -> str:
         """better, worse, no different, or unknown where there is no interval."""
         if self.low is None or self.high is None:
@@ -149,7 +154,8 @@ def _recovered(arms: Arms, recovery: Recovery) -> str:
         case Outcome.NEVER_WORSE:
             return f"The {scaled} was never measured worse than its {base}"
         case Outcome.NOT_RECOVERED:
-            return f"The {scaled} has not recovered within {count(recovery.trained)} tokens: its {base} is still better"
+            within = f"within {count(recovery.trained)} tokens"
+            return f"The {scaled} has not recovered {within}: its {base} is still better"
     if arms.recovery is None:
         return f"The {scaled} was not trained after it was scaled, so there is no recovery to report"
     if not arms.recovery.curve:
@@ -174,7 +180,7 @@ def _against(arms: Arms, gains: Sequence[Gain]) -> list[str]:
 
 def _in_words(gain: Gain) -> str:
     amount = f"{bits(abs(gain.value))} bits per byte"
-    side = "better" if gain.value >= 0 else "worse"
+    side = gain.side
     if gain.low is None or gain.high is None:
         return f"it measures {amount} {side}, with no interval to say whether that is noise"
     if gain.word == "no different":

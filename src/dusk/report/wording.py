@@ -55,8 +55,10 @@ def flops(value: float | None) -> str:
     """Floating-point operations as 1.2\u00d710\u00b9\u2075."""
     if value is None:
         return ""
+    if value == 0:
+        return "0"
     mantissa, exponent = f"{value:.1e}".split("e")
-    return f"{mantissa}\u00d710{str(int(exponent)).translate(_SUPERSCRIPT)}"
+    return f"{mantissa.removesuffix('.0')}\u00d710{str(int(exponent)).translate(_SUPERSCRIPT)}"
 
 
 def listed(parts: list[str]) -> str:

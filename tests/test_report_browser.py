@@ -1,0 +1,116 @@
+"""The report in headless Chromium: it renders at both widths, in light and dark, without a complaint."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dusk.report import report
+from report_browser import Browser, find_browser
+from report_runs import whole_run, write_run, write_scores
+
+PROGRAM = find_browser()
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no Chromium on this machine")
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    stages = whole_run()
+    stages[4].settings["label"] = "a-name-without-any-place-to-break-it-that-is-far-too-long-for-a-phone"
+    stages[5].settings["label"] = '<img src=x onerror="alert(1)">'
+    folder = write_run(tmp_path_factory.mktemp("browser") / "run", stages)
+    write_scores(folder / "scores")
+    return report(folder)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    assert PROGRAM is not None
+    with Browser(PROGRAM) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("width", [1280, 390, 320])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_renders(browser: Browser, page: Path, width: int, scheme: str) -> None:
+    browser.open(page, width=width, scheme=scheme)
+    assert browser.problems == []
+    assert browser.requests == [page.as_uri()]
+    assert browser.run("innerWidth") == width
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    assert "passed its 8-layer base after 600k tokens" in browser.run(
+        "document.querySelector('.lede').textContent"
+    )
+    drawn = """[...document.querySelectorAll('main > section > figure svg, .charts svg')]
+        .every(svg => svg.getBoundingClientRect().width > 20)"""
+    assert browser.run(drawn)
+
+
+def test_only_boxes_that_scroll_are_wider_than_a_phone(browser: Browser, page: Path) -> None:
+    browser.open(page, width=390)
+    wide = """[...document.querySelectorAll('main *')].filter(e => !e.closest('.scroll, pre, svg, .spoken')
+        && e.getBoundingClientRect().right > innerWidth + 0.5).map(e => e.outerHTML.slice(0, 80))"""
+    assert browser.run(wide) == []
+    sticky = """(() => { const box = document.querySelector('.scores').parentElement; box.scrollLeft = 150;
+        const first = document.querySelector('.scores tbody th');
+        return first.getBoundingClientRect().left - box.getBoundingClientRect().left })()"""
+    assert browser.run(sticky) == 0
+
+
+def test_text_is_read(browser: Browser, page: Path) -> None:
+    """Every text has at least the contrast that WCAG asks for (4.5 to 1), in both schemes."""
+    script = """(() => {
+      const rgb = text => text.match(/[\\d.]+/g).map(Number);
+      const part = v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+      const light = c => 0.2126 * part(c[0]) + 0.7152 * part(c[1]) + 0.0722 * part(c[2]);
+      const ground = e => { for (; e; e = e.parentElement) { const c = rgb(getComputedStyle(e).backgroundColor);
+        if (c.length < 4 || c[3] > 0) return c; } };
+      const poor = [];
+      for (const e of document.querySelectorAll('main *')) {
+        if (e.closest('svg') || ![...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim())) continue;
+        const pair = [light(rgb(getComputedStyle(e).color)), light(ground(e))].sort((a, b) => b - a);
+        const ratio = (pair[0] + 0.05) / (pair[1] + 0.05);
+        if (ratio < 4.5) poor.push([e.tagName, e.className, e.textContent.trim().slice(0, 30), ratio]);
+      }
+      return poor; })()"""
+    for scheme in ("light", "dark"):
+        browser.open(page, width=1280, scheme=scheme)
+        assert browser.run(script) == []
+
+
+def test_the_table_sorts(browser: Browser, page: Path) -> None:
+    browser.open(page, width=1280)
+    names = "[...document.querySelectorAll('.scores tbody th')].map(e => e.textContent.trim())"
+    head = "document.querySelectorAll('.scores thead th')[{}]"
+    before = browser.run(names)
+    browser.run(f"{head.format(3)}.querySelector('button').click()")
+    assert browser.run(f"{head.format(3)}.getAttribute('aria-sort')") == "descending"
+    assert browser.run(names)[:2] == ["merge_average", "merge_slerp"]
+    browser.run(f"{head.format(4)}.querySelector('button').click()")
+    assert browser.run(f"{head.format(4)}.getAttribute('aria-sort')") == "ascending"  # fewer bits are better
+    assert browser.run(names)[-1] == "scaled"
+    assert sorted(browser.run(names)) == sorted(before)
+    assert browser.problems == []
+
+
+def test_the_pointer_tells_values(browser: Browser, page: Path) -> None:
+    browser.open(page, width=1280)
+    box = browser.run(
+        "(() => { const s = document.querySelector('svg[data-chart]'); s.scrollIntoView({block: 'center'});"
+        "const b = s.getBoundingClientRect(); return [b.left, b.top, b.width, b.height] })()"
+    )
+    x, y = box[0] + box[2] * 48 / 460 + 1, box[1] + box[3] / 2
+    browser.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+    told = browser.run("document.querySelector('.tip').textContent")
+    assert "2.500 at 0" in told
+    assert "base, same tokens" in told
+    assert browser.problems == []
+
+
+def test_the_policy_stops_what_is_not_ours(browser: Browser, page: Path) -> None:
+    browser.open(page, width=1280)
+    browser.run(
+        "(() => { const s = document.createElement('script');"
+        "s.textContent = 'window.ran = 1'; document.body.append(s) })()"
+    )
+    assert browser.run("window.ran === undefined")
