@@ -23,10 +23,10 @@ def call(
     function = getattr(importlib.import_module(module), name)
     parameters = inspect.signature(function).parameters
     named = {key: one for key, one in parameters.items() if one.kind is not one.VAR_KEYWORD}
-    arguments: dict[str, Any] = {key: None for key, one in named.items() if one.default is one.empty}
-    arguments |= settings
+    arguments = {**settings, "out": out}
     if "progress" in named:
         arguments["progress"] = progress
     if threads is not None and ("threads" in named or len(named) < len(parameters)):
         arguments.setdefault("threads", threads)
-    return function(**arguments | {"out": out})
+    left_out = {key: None for key, one in named.items() if one.default is one.empty}
+    return function(**left_out | arguments)
