@@ -4,7 +4,6 @@ import json
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -102,31 +101,22 @@ def evaluate(
     target = Path(out) if out is not None else None
     kept = _earlier_models(report, target)
     folders = _folders(named)
-    with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dusk-eval-")))
-        work = [_prepare(harness, entry, data, scratch, settings) for entry in chosen.tasks]
-        total = sum(each.items for each in work) * len(folders)
-        tell = _Teller(progress, total)
+    with tempfile.TemporaryDirectory(prefix="dusk-eval-") as scratch:
+        work = [_prepare(harness, entry, data, Path(scratch), settings) for entry in chosen.tasks]
+        jobs = min(jobs, len(folders)) if settings.device == "cpu" and can_fork() else 1
+        tell = _Teller(progress, sum(each.items for each in work) * len(folders))
 
         def measure(name: str, told: Tell) -> ModelScores:
             if jobs > 1:
                 _engine(threads or 1)  # more threads may hang in a fork of a process that has used them
             return _evaluate_model(
-                name,
-                given=named[name],
-                folder=folders[name],
-                work=work,
-                settings=settings,
-                out=target,
-                tell=told,
+                name, str(named[name]), folders[name], work, settings, out=target, tell=told
             )
 
-        names = list(folders)
-        jobs = min(jobs, len(names)) if settings.device == "cpu" and can_fork() else 1
         if jobs > 1:
-            report.models = list(side_by_side(names, measure, jobs=jobs, tell=tell))
+            report.models = list(side_by_side(list(folders), measure, jobs=jobs, tell=tell))
         else:
-            report.models = [measure(name, tell) for name in names]
+            report.models = [measure(name, tell) for name in folders]
     if target is not None:
         report.models = _merged(kept, report.models)
         report.write(target)
@@ -218,11 +208,11 @@ def _data_folders(data: Any) -> list[Path]:
 
 def _evaluate_model(
     name: str,
-    *,
-    given: str | Path,
+    given: str,
     folder: Path,
     work: Sequence[_Work],
     settings: _Settings,
+    *,
     out: Path | None,
     tell: Tell,
 ) -> ModelScores:
@@ -243,7 +233,7 @@ def _evaluate_model(
             store.put(found)
         entries[each.entry.task] = found
         tell(label, each.items)
-    return ModelScores(name, str(given), digest, entries, file)
+    return ModelScores(name, given, digest, entries, file)
 
 
 def _tell_share(tell: Tell, label: str, items: int, share: float) -> None:
