@@ -47,6 +47,10 @@ class Browser:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            env={
+                **os.environ,
+                "TMPDIR": self.profile,
+            },  # what it leaves when it is killed goes with the profile
         )
         os.close(commands_in)
         os.close(answers_out)

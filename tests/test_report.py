@@ -238,6 +238,7 @@ class Cells(HTMLParser):
         self.classes: list[list[str]] = []
         self.inside = False
         self.feed(text)
+        self.rows = [[" ".join(cell.split()) for cell in row] for row in self.rows]
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = dict(attrs)
@@ -252,7 +253,7 @@ class Cells(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if self.inside and self.rows and self.rows[-1]:
-            self.rows[-1][-1] = f"{self.rows[-1][-1]} {data}".strip()
+            self.rows[-1][-1] += data
 
 
 class TestScores:
@@ -281,7 +282,7 @@ class TestScores:
         assert "best" in classes[5]
         assert "noise" not in classes[5]
         row, classes = rows["base_same_tokens"]
-        assert row[5].startswith("≈ 36.2")
+        assert row[5].startswith("≈36.2")
         assert "noise" in classes[5]
         assert "best" not in classes[5]
         assert rows["recovered"][0][4].startswith("2.30")

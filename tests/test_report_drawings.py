@@ -182,6 +182,7 @@ class TestChart:
             "another base (decayed)",
         ]
         assert by_tokens.rings[0].label == "passed at 600k"
+        assert by_compute.rings[0].label == "passed at 2.6\u00d710\u00b9\u00b2"  # 6 x 724k x 600k
         assert (
             by_compute.lines[0].dots[-1].x_words == "7\u00d710\u00b9\u00b2"
         )  # 6 x 724k parameters x 1.6M tokens

@@ -6,11 +6,12 @@ or to run anything but the style and the script that stand in it.
 
 import base64
 import hashlib
+import re
 from dataclasses import dataclass
 from importlib import resources
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from dusk.report.arms import Arms, find_arms
 from dusk.report.costs import costs_of
@@ -114,13 +115,20 @@ def missing_of(run: Run, arms: Arms, evaluations: tuple[Evaluation, ...], plots:
 
 
 def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.PackageLoader("dusk.report", _TEMPLATES),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.filters["breakable"] = _breakable
+    return environment
+
+
+def _breakable(label: str) -> Markup:
+    """A name that a narrow column may break after an underscore or a hyphen."""
+    return Markup(re.sub("([_-])", r"\1<wbr>", str(escape(label))))
 
 
 def _text(name: str) -> str:

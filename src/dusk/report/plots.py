@@ -58,15 +58,27 @@ def _recovery(run: Run, arms: Arms) -> list[Chart | None]:
     compute = Axes("training FLOPs since the base", _BITS, flops, bits)
     return [
         draw("By tokens", by_tokens, tokens, levels=levels, moments=decays, rings=_rings(arms, level)),
-        draw("By compute", by_flops, compute, levels=levels, moments=in_flops),
+        draw(
+            "By compute",
+            by_flops,
+            compute,
+            levels=levels,
+            moments=in_flops,
+            rings=_rings(arms, level, compute=True),
+        ),
     ]
 
 
-def _rings(arms: Arms, level: float | None) -> list[Ring]:
+def _rings(arms: Arms, level: float | None, *, compute: bool = False) -> list[Ring]:
     """Where the scaled model's curve passes the level of its base for good."""
-    curve = arms.recovery.curve if arms.recovery else ()
-    tokens = crossing(curve, level) if level is not None else None
-    return [Ring(f"passed at {count(tokens)}", tokens, level)] if tokens and level is not None else []
+    arm = arms.recovery
+    tokens = crossing(arm.curve, level) if arm is not None and level is not None else None
+    if arm is None or level is None or not tokens:
+        return []
+    if not compute:
+        return [Ring(f"passed at {count(tokens)}", tokens, level)]
+    spent = _flops_at(arm, tokens)
+    return [] if spent is None else [Ring(f"passed at {flops(spent)}", spent, level)]
 
 
 def _by_tokens(arm: Arm) -> tuple[Point, ...]:
@@ -90,8 +102,13 @@ def _arm_styles(arms: Arms) -> list[tuple[Arm, int]]:
 
 
 def _decay_flops(arm: Arm) -> float | None:
-    tokens, total, compute = arm.decay_tokens, arm.tokens, arm.flops
-    return tokens * compute / total if tokens is not None and total and compute is not None else None
+    return None if arm.decay_tokens is None else _flops_at(arm, arm.decay_tokens)
+
+
+def _flops_at(arm: Arm, tokens: float) -> float | None:
+    """Compute after so many tokens; an arm's stages are all of one model, so it is in proportion."""
+    total, compute = arm.tokens, arm.flops
+    return tokens * compute / total if total and compute is not None else None
 
 
 def _losses(run: Run) -> list[Chart | None]:

@@ -54,6 +54,12 @@ class Gain:
         return "better" if self.value > 0 else "worse"
 
     @property
+    def amount(self) -> str:
+        """The difference in words; it has no side where it rounds to zero."""
+        words = f"{bits(abs(self.value))} bits per byte"
+        return words if bits(self.value) == bits(0.0) else f"{words} {self.side}"
+
+    @property
     def word(self) -> str:
         """better, worse, no different, or unknown where there is no interval."""
         if self.low is None or self.high is None:
@@ -179,15 +185,14 @@ def _against(arms: Arms, gains: Sequence[Gain]) -> list[str]:
 
 
 def _in_words(gain: Gain) -> str:
-    amount = f"{bits(abs(gain.value))} bits per byte"
-    side = gain.side
     if gain.low is None or gain.high is None:
-        return f"it measures {amount} {side}, with no interval to say whether that is noise"
+        return f"it measures {gain.amount}, with no interval to say whether that is noise"
     if gain.word == "no different":
         interval = f"{bits(gain.low)} to {bits(gain.high)}"
-        return f"there is no difference within the noise ({amount} {side}; 95 % interval {interval})"
+        return f"there is no difference within the noise ({gain.amount}; 95 % interval {interval})"
     low, high = sorted((abs(gain.low), abs(gain.high)))
-    return f"it is {gain.word} by {amount} (95 % interval {bits(low)} to {bits(high)})"
+    size = f"{bits(abs(gain.value))} bits per byte"
+    return f"it is {gain.word} by {size} (95 % interval {bits(low)} to {bits(high)})"
 
 
 def _notes(arms: Arms, recovery: Recovery, gains: Sequence[Gain]) -> list[str]:
