@@ -6,14 +6,13 @@ main module, does not block the caller until it is ready, ends with the run, and
 
 The control socket carries one byte and one file descriptor a stage: the stage's end of a pair of sockets.
 Over the pair go the task (one JSON line, in) and the stage's events (JSON lines, out); the last line, with
-the exit status and the peak of memory, is written by this process when the stage has ended.
+the exit status, is written by this process when the stage has ended.
 A control socket that ends means that the run is gone: whatever still works is killed.
 """
 
 import contextlib
 import json
 import os
-import resource
 import select
 import signal
 import socket
@@ -21,7 +20,7 @@ import subprocess
 import sys
 from typing import Any
 
-from dusk.recipe.work import RSS_UNIT_BYTES, die_with_parent, work
+from dusk.recipe.work import die_with_parent, work
 
 _POLL_SECONDS = 0.05
 
@@ -117,19 +116,11 @@ def _stage(control: socket.socket, events: socket.socket, others: dict[int, sock
 
 def _reap(stages: dict[int, socket.socket]) -> None:
     for pid in list(stages):
-        done, status, usage = os.wait4(pid, os.WNOHANG)
+        done, status = os.waitpid(pid, os.WNOHANG)
         if not done:
             continue
         with contextlib.suppress(ProcessLookupError):  # what it left running
             os.killpg(pid, signal.SIGKILL)
-        told = {
-            "event": "exit",
-            "status": os.waitstatus_to_exitcode(status),
-            "peak_memory_bytes": _peak_bytes(usage),
-        }
+        told = {"event": "exit", "status": os.waitstatus_to_exitcode(status)}
         with stages.pop(pid) as events, contextlib.suppress(OSError):
             events.sendall(b"\n" + json.dumps(told).encode() + b"\n")
-
-
-def _peak_bytes(usage: "resource.struct_rusage") -> int:
-    return usage.ru_maxrss * RSS_UNIT_BYTES

@@ -195,7 +195,6 @@ class _Run:
         stage = work.report
         facts = self.folder.finished(stage.name, stage.fingerprint)
         if facts is not None:
-            facts["peak_memory_bytes"] = work.exited.get("peak_memory_bytes", facts.get("peak_memory_bytes"))
             self._finish(stage, facts)
         elif work.told.get("event") == "stopped":
             stage.status = "stopped"

@@ -27,6 +27,8 @@ class DocumentationStage(StageSettings):
 class ArithmeticStage(StageSettings):
     """Generated word problems with worked answers, in levels of difficulty."""
 
+    problems: int | None = Field(None, ge=1, description="problems to train on")
+    evaluation_problems: int | None = Field(None, ge=1, description="problems to evaluate on")
     seed: Seed | None = Field(None, description="seed of the problems")
 
 
@@ -135,3 +137,4 @@ class EvaluateStage(StageSettings):
     dtype: str | None = Field(None, description="type of the arithmetic; auto is float32 on a CPU")
     apply_chat_template: bool | None = Field(None, description="ask in the tokenizer's chat template")
     threads: int | None = Field(None, ge=1, description="processor threads")
+    jobs: int | None = Field(None, ge=1, description="models at a time, on a CPU [1]")

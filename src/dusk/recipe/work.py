@@ -27,7 +27,7 @@ from dusk.recipe.calling import call
 from dusk.recipe.extras import missing_extra
 
 STAMP = "stage.json"
-RSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024
+_RSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024
 _LOCK_SECONDS = 30.0
 _EVENT_SECONDS = 0.1
 _PR_SET_PDEATHSIG = 1
@@ -107,11 +107,17 @@ def _stamp(task: dict[str, Any], folder: Path, returned: Any, begin: float) -> d
     facts = {
         **task["stamp"],
         "seconds": max(elapsed, results.get("seconds") or 0.0),  # longer, where it was continued
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT_BYTES,
+        "peak_memory_bytes": _peak_memory_bytes(),
         "results": results,
     }
     _write(folder / STAMP, facts)
     return facts
+
+
+def _peak_memory_bytes() -> int:
+    """The most memory that this process, or one that it started, had at once."""
+    whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return max(resource.getrusage(who).ru_maxrss for who in whose) * _RSS_UNIT_BYTES
 
 
 def _facts_of(made: Path) -> dict[str, Any] | None:
