@@ -203,7 +203,7 @@ def write_scores(
         for entry in _entries(values, items):
             store.put(entry)
         models.append(ModelScores(name, str(folder.parent / name), "digest", dict(store.entries), store.path))
-    report = EvalReport(SUITE, {}, {"lm_eval": "0.4.13"}, models)
+    report = EvalReport(SUITE, {"fewshot_seed": 1234}, {"lm_eval": "0.4.13"}, models)
     report.write(folder / "results.json")
     return folder / "results.json"
 

@@ -1,11 +1,12 @@
 """The results files of a run's evaluations: columns, scores, and differences over the same items."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from dusk.evaluate.bootstrap import Difference, PairedItems, paired_bootstrap
-from dusk.evaluate.items import EntryItems, paired, read_entries
+from dusk.errors import DataError
+from dusk.evaluate.bootstrap import Difference
+from dusk.evaluate.results import EvalReport, load_report
 from dusk.report.reading import Json, finite, mapping, read_object
 from dusk.report.run_folder import Run, Stage
 
@@ -44,11 +45,11 @@ class Column:
 
 @dataclass(frozen=True)
 class ModelScores:
-    """One model's scores by column, and its items by entry of the suite."""
+    """One model's scores by column; `name` is its stage's, `called` what the results file calls it."""
 
     name: str
+    called: str
     cells: Mapping[str, Score]
-    entries: Mapping[str, EntryItems]
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class Evaluation:
     versions: Mapping[str, str]
     columns: tuple[Column, ...]
     models: tuple[ModelScores, ...]
+    items: EvalReport | None = None
+    compared: dict[tuple[str, str], dict[str, Difference]] = field(default_factory=dict, compare=False)
 
     def model(self, name: str | None) -> ModelScores | None:
         """The scores of that model, if it was scored."""
@@ -76,17 +79,19 @@ class Evaluation:
 
     def difference(self, first: str, second: str, column: Column) -> Difference | None:
         """Second minus first over the same items; None where there are no items of both."""
+        if (first, second) not in self.compared:
+            self.compared[first, second] = self._compare(first, second)
+        return self.compared[first, second].get(column.label)
+
+    def _compare(self, first: str, second: str) -> dict[str, Difference]:
         left, right = self.model(first), self.model(second)
-        if left is None or right is None:
-            return None
-        if not column.of:
-            groups = _groups(left, right, column)
-            return paired_bootstrap(groups, resamples=RESAMPLES) if groups else None
-        parts = [self.column(label) for label in column.of]
-        nested = [_groups(left, right, part) if part else [] for part in parts]
-        if not all(len(groups) == 1 for groups in nested):
-            return None  # a mean over groups of groups: not a mean over the groups together
-        return paired_bootstrap([groups[0] for groups in nested], resamples=RESAMPLES)
+        if self.items is None or left is None or right is None:
+            return {}
+        kept = [self.items.model(model.called).entries for model in (left, right)]
+        tasks = {entry.task for entry in self.items.suite.tasks}
+        if not all(tasks <= set(entries) for entries in kept):
+            return {}
+        return self.items.compare(left.called, right.called, resamples=RESAMPLES)
 
 
 def read_evaluations(run: Run) -> tuple[Evaluation, ...]:
@@ -111,7 +116,8 @@ def _evaluation(stage: Stage, path: Path, content: Json) -> Evaluation:
         suite=str(content.get("suite") or stage.name),
         versions={str(name): str(version) for name, version in mapping(content.get("versions")).items()},
         columns=columns,
-        models=tuple(_model(path, row, name, columns) for row, name in zip(rows, names, strict=True)),
+        models=tuple(_model(row, name, columns) for row, name in zip(rows, names, strict=True)),
+        items=_items(path),
     )
 
 
@@ -153,14 +159,18 @@ def _names(rows: Sequence[Json], stage: Stage) -> list[str]:
     return told
 
 
-def _model(path: Path, row: Json, name: str, columns: Sequence[Column]) -> ModelScores:
-    items = path.parent / str(row["items"]) if row.get("items") else None
+def _items(path: Path) -> EvalReport | None:
+    """The items behind a results file; None where it is not one of `dusk eval`."""
+    try:
+        return load_report(path)
+    except DataError:
+        return None
+
+
+def _model(row: Json, name: str, columns: Sequence[Column]) -> ModelScores:
     cells = {column.label: _score(row, column) for column in columns}
-    return ModelScores(
-        name=name,
-        cells={label: score for label, score in cells.items() if score is not None},
-        entries={entry.entry: entry for entry in read_entries(items)} if items else {},
-    )
+    found = {label: score for label, score in cells.items() if score is not None}
+    return ModelScores(name, str(row.get("name", "")), found)
 
 
 def _score(row: Json, column: Column) -> Score | None:
@@ -172,12 +182,3 @@ def _score(row: Json, column: Column) -> Score | None:
     return (
         None if value is None else Score(value, finite(told.get("stderr")), int(finite(told.get("n")) or 0))
     )
-
-
-def _groups(first: ModelScores, second: ModelScores, column: Column) -> list[PairedItems]:
-    """The items behind a column, a group for each task of the entry: a score is the mean over its tasks."""
-    left, right = first.entries.get(column.task), second.entries.get(column.task)
-    if left is None or right is None:
-        return []
-    groups = [paired(left, right, column.metric, task=task) for task in left.tasks]
-    return [group for group in groups if len(group.weights)]
