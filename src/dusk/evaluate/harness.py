@@ -16,7 +16,6 @@ from typing import Any
 
 import datasets
 import huggingface_hub.constants
-import lm_eval
 import lm_eval.api.task
 import lm_eval.models.huggingface
 import torch
@@ -29,8 +28,6 @@ from dusk.errors import DataError, SettingError, WorkError
 from dusk.evaluate.items import EntryItems, Item
 from dusk.evaluate.model import HarnessModel
 from dusk.evaluate.suites import Entry, unknown_task
-
-VERSIONS = {"lm_eval": lm_eval.__version__, "transformers": transformers.__version__}
 
 _LOGGERS = ("lm_eval", "datasets", "transformers", "accelerate", "huggingface_hub")
 _LETTERS = 16  # of a digest

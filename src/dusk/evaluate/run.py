@@ -9,8 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import dusk
-from dusk.checkpoint import open_checkpoint, resolve
+from dusk.checkpoint import installed_versions, open_checkpoint, resolve
 from dusk.errors import DuskError, InputError, SettingError
 from dusk.evaluate.digest import digest_of, model_digest
 from dusk.evaluate.items import EntryItems, ItemStore
@@ -96,13 +95,13 @@ def evaluate(
     settings = _Settings(
         limit, model_module.choose_device(device), dtype, batch_size, apply_chat_template, chosen.fewshot_seed
     )
-    versions = {"dusk": dusk.__version__, **harness.VERSIONS}
+    versions = installed_versions("lm_eval", "torch", "transformers")
     report = EvalReport(chosen, settings.to_json(), versions)
     target = Path(out) if out is not None else None
     kept = _earlier_models(report, target)
     folders = _folders(named)
     with tempfile.TemporaryDirectory(prefix="dusk-eval-") as scratch:
-        work = [_prepare(harness, entry, data, Path(scratch), settings) for entry in chosen.tasks]
+        work = [_prepare(harness, entry, data, Path(scratch), settings, versions) for entry in chosen.tasks]
         jobs = min(jobs, len(folders)) if settings.device == "cpu" and can_fork() else 1
         tell = _Teller(progress, sum(each.items for each in work) * len(folders))
 
@@ -190,14 +189,16 @@ def _folders(named: Mapping[str, str | Path]) -> dict[str, Path]:
     return folders
 
 
-def _prepare(harness: Any, entry: Entry, data: Any, scratch: Path, settings: _Settings) -> _Work:
+def _prepare(
+    harness: Any, entry: Entry, data: Any, scratch: Path, settings: _Settings, versions: dict[str, str]
+) -> _Work:
     folder, made_from = None, ""
     if entry.local is not None:
         local = write_local_task(entry, _data_folders(data), scratch / re.sub(r"\W", "_", entry.task))
         folder, made_from = local.folder, local.digest
     tasks = harness.load_tasks(entry, folder, settings.fewshot_seed)
     kind = settings.device.partition(":")[0]
-    decided_by = [entry.to_json(), settings.to_json(), kind, harness.VERSIONS, made_from]
+    decided_by = [entry.to_json(), settings.to_json(), kind, versions, made_from]
     return _Work(entry, tasks, harness.count_items(tasks, settings.limit), digest_of(decided_by))
 
 
