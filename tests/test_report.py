@@ -50,7 +50,7 @@ def page(folder: Path) -> str:
 def sentence(folder: Path) -> str:
     found = re.search(r'<p class="lede">(.*?)</p>', page(folder), re.DOTALL)
     assert found
-    return html.unescape(found[1])
+    return html.unescape(found[1]).replace("\u00a0", " ")
 
 
 def curve(*points: tuple[float, float]) -> list[CurvePoint]:
