@@ -110,7 +110,8 @@ def cut(document: TokenDocument, longest: int) -> list[TokenDocument]:
     while begin < total - 1 or begin == 0:
         end = min(begin + longest, total)
         trained = [False, *document.trained[begin + 1 : end]] if begin else list(document.trained[:end])
-        share = document.text_bytes * end // total - document.text_bytes * begin // total
+        told = begin + 1 if begin else 0  # what the piece before has not
+        share = document.text_bytes * end // total - document.text_bytes * told // total
         pieces.append(TokenDocument(document.ids[begin:end], trained, share, document.domain))
         begin = end - 1
     return pieces

@@ -12,7 +12,7 @@ from dusk.data.encode import Example, TextTokenizer, encode_chats, encode_pairs,
 from dusk.data.kinds import Kind, conversation, pair
 from dusk.data.packing import TokenDocument, TokenStore, build_store, cut
 from dusk.data.readers import read_rows
-from dusk.data.templates import Template
+from dusk.data.templates import Message, Template
 from dusk.errors import DataError
 
 T = TypeVar("T")
@@ -72,13 +72,13 @@ def chat_store(
     rows = ((conversation(fields), domain) for fields, domain in _rows(files, kinds))
     for some in _chunks(rows):
         examples = encode_chats([messages for messages, _ in some], tokenizer, template)
-        for (_, domain), example in zip(some, examples, strict=True):
+        for (messages, domain), example in zip(some, examples, strict=True):
             counts.rows += 1
             reason = too_long(example, sequence_length)
             if reason:
                 counts.left_out[reason] += 1
             else:
-                documents.append(_document(example, domain))
+                documents.append(_document(example, domain, _answer_bytes(messages)))
     return _built(documents, counts, 1)
 
 
@@ -122,8 +122,13 @@ def _built(documents: list[TokenDocument], counts: Counts, per_unit: int) -> tup
     return build_store(documents, documents_per_unit=per_unit), counts
 
 
-def _document(example: Example, domain: str) -> TokenDocument:
-    return TokenDocument(example.ids, example.trained, 0, domain)
+def _document(example: Example, domain: str, text_bytes: int = 0) -> TokenDocument:
+    return TokenDocument(example.ids, example.trained, text_bytes, domain)
+
+
+def _answer_bytes(messages: Iterable[Message]) -> int:
+    """The size of what is trained of a conversation."""
+    return sum(len(message["content"].encode()) for message in messages if message["role"] == "assistant")
 
 
 def _rows(files: Sequence[Path], kinds: Sequence[Kind]) -> Iterator[tuple[dict[str, Any], str]]:

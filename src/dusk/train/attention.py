@@ -2,8 +2,8 @@
 
 Where each document begins and ends reaches the attention function explicitly, as a `Packing`, because a mask
 derived from position ids is lost without a word whenever a model is given another mask or a cache. Documents
-of about the same length are gathered into one padded block and attended together; a causal document never
-sees the padding behind it.
+of about the same length are gathered into one block and attended together, the shorter ones padded with
+copies of their own last token; a causal document never sees the padding behind it.
 """
 
 from collections.abc import Iterator
@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 
+from dusk.errors import CheckpointError
+
 NAME = "dusk_packed"
 _SHORTEST_BLOCK = 16
 
@@ -23,7 +25,7 @@ _SHORTEST_BLOCK = 16
 class Packing:
     """Where the documents of one packed row lie.
 
-    slots (P,): for each place in the padded blocks the token that fills it (padding repeats token 0);
+    slots (P,): for each place in the padded blocks the token that fills it;
     places (T,): for each token its place; blocks: (first place, documents, length) each.
     """
 
@@ -47,8 +49,7 @@ class Packing:
             for document in documents:
                 begin, length = begins[document], lengths[document]
                 places[begin : begin + length] = torch.arange(place, place + length)
-                slots.append(torch.arange(begin, begin + length))
-                slots.append(torch.zeros(longest - length, dtype=torch.long))
+                slots.append(begin + torch.arange(longest).clamp(max=length - 1))
                 place += longest
         device = boundaries.device
         return cls(torch.cat(slots).to(device), places.to(device), tuple(blocks))
@@ -110,9 +111,9 @@ def packed_attention(
     if packing is None:
         raise ValueError("packed attention was called without a packing; evaluate outside `packed(model)`")
     if kwargs.get("softcap") is not None:
-        raise ValueError("packed attention has no soft cap of the scores; train this architecture unpacked")
+        raise ValueError("packed attention has no soft cap of the scores")
     padded = [
-        _Gather.apply(states[0].transpose(0, 1), packing.slots, packing.places)
+        _Gather.apply(states[0].transpose(0, 1), packing.slots, packing.places)  # type: ignore[no-untyped-call]
         for states in (query, key, value)
     ]
     out = []
@@ -133,7 +134,7 @@ def packed_attention(
             enable_gqa=q.shape[1] != k.shape[1],
         )  # (documents, heads, length, head size)
         out.append(attended.transpose(1, 2).flatten(0, 1))
-    return _Scatter.apply(torch.cat(out), packing.places)[None], None
+    return _Scatter.apply(torch.cat(out), packing.places)[None], None  # type: ignore[no-untyped-call]
 
 
 def _band(length: int, window: int, device: torch.device) -> Tensor:
@@ -150,10 +151,16 @@ def packed(model: PreTrainedModel) -> Iterator[None]:
     """Give a transformers model packed attention, and its own attention back at the end.
 
     No mask function is registered for it, so transformers builds no mask and the packing alone decides.
+    Raises CheckpointError where the model does not let its attention be replaced.
     """
     before = model.config._attn_implementation
     model.set_attn_implementation(NAME)
     try:
+        if model.get_decoder().config._attn_implementation != NAME:
+            raise CheckpointError(
+                f"{type(model).__name__} has an attention of its own, which would look across documents",
+                remedy="dusk trains the architectures that use transformers' AttentionInterface.",
+            )
         yield
     finally:
         model.set_attn_implementation(before)

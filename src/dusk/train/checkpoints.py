@@ -15,7 +15,7 @@ _NAME = re.compile(r"checkpoint-(\d+)")
 
 def mark_complete(checkpoint: Path) -> None:
     """Flush a checkpoint's files to the disk, then say that it is whole."""
-    for path in sorted(checkpoint.iterdir()):
+    for path in sorted(checkpoint.rglob("*")):
         if path.is_file():
             descriptor = os.open(path, os.O_RDONLY)
             os.fsync(descriptor)
@@ -40,4 +40,5 @@ def prune(folder: Path, keep: int = 1) -> None:
     whole = [path for path in folder.glob("checkpoint-*") if (path / _MARKER).exists()]
     whole.sort(key=lambda path: int(path.name.removeprefix("checkpoint-")))
     for path in whole[:-keep]:
+        (path / _MARKER).unlink()  # first, so that a kill in between leaves nothing that looks whole
         shutil.rmtree(path)

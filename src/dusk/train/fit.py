@@ -16,6 +16,7 @@ from dusk.train.batch import PlannedBatches
 from dusk.train.checkpoints import newest_complete
 from dusk.train.metrics import MetricsFile, peak_memory_bytes
 from dusk.train.objectives import Objective
+from dusk.train.precision import device_of_training
 from dusk.train.settings import TrainSettings
 from dusk.train.trainer import PackedTrainer, Progress, Recorder, step_tokens
 
@@ -74,9 +75,9 @@ def fit(
     arguments = training_arguments(folder / _CHECKPOINTS, settings, accumulation)
     arguments.use_cache = getattr(model.config, "use_cache", True)  # the Trainer writes it into the config
     if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        _checkpoint_activations(model)
     checkpoint = newest_complete(folder / _CHECKPOINTS)
-    with packed(model), _threads(settings.threads):
+    with packed(model), using_threads(settings.threads):
         trainer = PackedTrainer(
             objective=objective,
             settings=settings,
@@ -94,8 +95,8 @@ def fit(
 
 def training_arguments(folder: Path, settings: TrainSettings, accumulation: int) -> TrainingArguments:
     """Our settings in transformers' words."""
-    on_gpu = torch.cuda.is_available()
-    return TrainingArguments(
+    on_gpu = device_of_training().type == "cuda"
+    arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=1,
         gradient_accumulation_steps=accumulation,
@@ -106,7 +107,6 @@ def training_arguments(folder: Path, settings: TrainSettings, accumulation: int)
         adam_beta2=settings.beta2,
         max_grad_norm=settings.grad_clip,
         optim="adamw_torch_fused",
-        bf16=(settings.precision or ("bf16" if on_gpu else "fp32")) == "bf16",
         seed=settings.seed,
         logging_steps=1,
         logging_nan_inf_filter=False,
@@ -117,6 +117,14 @@ def training_arguments(folder: Path, settings: TrainSettings, accumulation: int)
         use_cpu=not on_gpu,
         dataloader_pin_memory=on_gpu,
     )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # several GPUs in one process would split the packed row
+    return arguments
+
+
+def _checkpoint_activations(model: PreTrainedModel) -> None:
+    """Under the name that this version of transformers has for it."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable()
 
 
 def _devices() -> int:
@@ -125,14 +133,15 @@ def _devices() -> int:
 
 def _micro_batches(store: TokenStore, settings: TrainSettings) -> tuple[int, int]:
     """Tokens of one forward pass, and how many passes make an optimizer step."""
-    largest = 16384 if torch.cuda.is_available() else 4096
+    largest = 16384 if device_of_training().type == "cuda" else 4096
     wanted = settings.micro_batch_tokens or min(settings.batch_tokens // _devices(), largest)
     capacity = max(wanted, int(store.unit_lengths().max()))
     return capacity, max(1, round(settings.batch_tokens / (capacity * _devices())))
 
 
 @contextmanager
-def _threads(threads: int | None) -> Iterator[None]:
+def using_threads(threads: int | None) -> Iterator[None]:
+    """Processor threads for what runs inside; None leaves them as they are."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:

@@ -11,7 +11,11 @@ from transformers import PreTrainedModel
 from dusk.data.packing import TokenStore, best_fit
 from dusk.train.attention import packed
 from dusk.train.batch import packed_batch
+from dusk.train.precision import computing
 from dusk.train.preference import answer_log_probabilities
+from dusk.train.settings import Precision
+
+_CAPACITY = 16384  # tokens of one pass
 
 
 @dataclass(frozen=True)
@@ -23,21 +27,25 @@ class HeldoutLoss:
     domains: dict[str, float]
 
 
-def heldout_loss(model: PreTrainedModel, store: TokenStore, *, capacity: int = 16384) -> HeldoutLoss:
-    """Measure a model on a store of whole documents; attention stays inside each document."""
-    nats = document_nats(model, store, capacity=capacity)
+def heldout_loss(
+    model: PreTrainedModel, store: TokenStore, *, precision: Precision | None = None
+) -> HeldoutLoss:
+    """Measure a model on a store of documents; attention stays inside each document."""
+    nats = document_nats(model, store, precision=precision)
     tokens = int(store.trained.sum()) - int(store.trained[store.offsets[:-1]].sum())
     domains = {}
     for number, name in enumerate(store.domains):
         mine = store.domain == number
         domains[name] = float(nats[mine].sum() / math.log(2) / max(1, store.text_bytes[mine].sum()))
     total = float(nats.sum())
-    return HeldoutLoss(total / tokens, total / math.log(2) / max(1, int(store.text_bytes.sum())), domains)
+    return HeldoutLoss(
+        total / max(1, tokens), total / math.log(2) / max(1, int(store.text_bytes.sum())), domains
+    )
 
 
 @torch.no_grad()
 def document_nats(
-    model: PreTrainedModel, store: TokenStore, *, capacity: int = 16384
+    model: PreTrainedModel, store: TokenStore, *, precision: Precision | None = None
 ) -> npt.NDArray[np.float64]:
     """-log p of the trained tokens of each document in nats, (D,) float64."""
     was_training = model.training
@@ -45,8 +53,8 @@ def document_nats(
     device = model.get_output_embeddings().weight.device
     nats = np.zeros(store.documents)
     lengths = store.unit_lengths()
-    with packed(model):
-        for units in best_fit(lengths, capacity, np.argsort(lengths, kind="stable")):
+    with packed(model), computing(precision, device):
+        for units in best_fit(lengths, _CAPACITY, np.argsort(lengths, kind="stable")):
             batch = {name: value.to(device) for name, value in packed_batch(store, units).items()}
             nats[batch["documents"].cpu().numpy()] = -answer_log_probabilities(model, batch).cpu().numpy()
     model.train(was_training)

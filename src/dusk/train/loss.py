@@ -1,7 +1,8 @@
 """Log-probabilities and cross-entropy from hidden states, without the logits of a whole batch.
 
 Logits are made for a chunk of rows at a time: a batch of N rows and a vocabulary of V would need N x V floats
-twice over, more than the rest of a small model's step.
+twice over, more than the rest of a small model's step. Losses and sums are float32 also where the hidden
+states are bf16 (float64 for float64).
 """
 
 from typing import Any
@@ -11,6 +12,19 @@ from torch import Tensor
 
 IGNORED = -100
 _CHUNK_ELEMENTS = 1 << 20  # logits that exist at once
+
+
+def _in_compute_dtype(hidden: Tensor) -> Tensor:
+    """Hidden states in the type that autocast asks for; the last norm leaves them in float32.
+
+    The functions below make their products themselves, forward and backward, out of autocast's sight.
+    """
+    device = hidden.device.type
+    return hidden.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else hidden
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def _chunk_rows(vocabulary: int) -> int:
@@ -25,12 +39,12 @@ class _SummedCrossEntropy(torch.autograd.Function):
         # hidden (N, D), head (V, D), labels (N,) -> ()
         weight = head.to(hidden.dtype)
         to_hidden = torch.empty_like(hidden)
-        to_head = torch.zeros_like(head, dtype=torch.float32)
-        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        to_head = torch.zeros_like(head, dtype=_wide(hidden)) if ctx.needs_input_grad[1] else None
+        total = torch.zeros((), dtype=_wide(hidden), device=hidden.device)
         rows = _chunk_rows(head.shape[0])
         for begin in range(0, hidden.shape[0], rows):
             states, wanted = hidden[begin : begin + rows], labels[begin : begin + rows, None]
-            logits = (states @ weight.T).float()
+            logits = (states @ weight.T).to(total.dtype)
             logits -= logits.amax(1, keepdim=True)
             total -= logits.gather(1, wanted).sum()
             sums = logits.exp_().sum(1, keepdim=True)
@@ -39,14 +53,16 @@ class _SummedCrossEntropy(torch.autograd.Function):
             logits.scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=logits.dtype))
             slope = logits.to(hidden.dtype)
             torch.mm(slope, weight, out=to_hidden[begin : begin + rows])
-            to_head.add_(slope.T @ states)
-        ctx.save_for_backward(to_hidden, to_head.to(head.dtype))
+            if to_head is not None:
+                to_head.add_(slope.T @ states)
+        ctx.save_for_backward(to_hidden, None if to_head is None else to_head.to(head.dtype))
         return total
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
         to_hidden, to_head = ctx.saved_tensors
-        return to_hidden * gradients[0].to(to_hidden.dtype), to_head * gradients[0].to(to_head.dtype), None
+        by_hidden = to_hidden * gradients[0].to(to_hidden.dtype)
+        return by_hidden, None if to_head is None else to_head * gradients[0].to(to_head.dtype), None
 
 
 class _LogProbabilities(torch.autograd.Function):
@@ -57,28 +73,29 @@ class _LogProbabilities(torch.autograd.Function):
         # hidden (N, D), head (V, D), labels (N,) -> (N,)
         ctx.save_for_backward(hidden, head, labels)
         weight, rows = head.to(hidden.dtype), _chunk_rows(head.shape[0])
-        out = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
+        out = torch.empty(hidden.shape[0], dtype=_wide(hidden), device=hidden.device)
         for begin in range(0, hidden.shape[0], rows):
-            logits = (hidden[begin : begin + rows] @ weight.T).float()
+            logits = (hidden[begin : begin + rows] @ weight.T).to(out.dtype)
             chosen = logits.gather(1, labels[begin : begin + rows, None])[:, 0]
             out[begin : begin + rows] = chosen - logits.logsumexp(1)
         return out
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
         hidden, head, labels = ctx.saved_tensors
         (gradient,) = gradients
         weight, rows = head.to(hidden.dtype), _chunk_rows(head.shape[0])
         to_hidden = torch.empty_like(hidden)
-        to_head = torch.zeros_like(head, dtype=torch.float32)
+        to_head = torch.zeros_like(head, dtype=_wide(hidden)) if ctx.needs_input_grad[1] else None
         for begin in range(0, hidden.shape[0], rows):
             states, wanted = hidden[begin : begin + rows], labels[begin : begin + rows, None]
             scale = gradient[begin : begin + rows, None]
-            slope = (states @ weight.T).float().softmax(1).mul_(-scale)
-            slope = slope.scatter_add_(1, wanted, scale.to(slope.dtype)).to(hidden.dtype)
+            slope = (states @ weight.T).to(scale.dtype).softmax(1).mul_(-scale)
+            slope = slope.scatter_add_(1, wanted, scale).to(hidden.dtype)
             torch.mm(slope, weight, out=to_hidden[begin : begin + rows])
-            to_head.add_(slope.T @ states)
-        return to_hidden, to_head.to(head.dtype), None
+            if to_head is not None:
+                to_head.add_(slope.T @ states)
+        return to_hidden, None if to_head is None else to_head.to(head.dtype), None
 
 
 def summed_cross_entropy(hidden: Tensor, head: Tensor, labels: Tensor) -> Tensor:
@@ -89,9 +106,9 @@ def summed_cross_entropy(hidden: Tensor, head: Tensor, labels: Tensor) -> Tensor
     kept = labels != IGNORED
     if not bool(kept.all()):
         hidden, labels = hidden[kept], labels[kept]
-    return _SummedCrossEntropy.apply(hidden, head, labels)  # type: ignore[no-any-return]
+    return _SummedCrossEntropy.apply(_in_compute_dtype(hidden), head, labels)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def log_probabilities(hidden: Tensor, head: Tensor, labels: Tensor) -> Tensor:
     """log p(label) in nats of each row: hidden (N, D), head (V, D), labels (N,) -> (N,) float32."""
-    return _LogProbabilities.apply(hidden, head, labels)  # type: ignore[no-any-return]
+    return _LogProbabilities.apply(_in_compute_dtype(hidden), head, labels)  # type: ignore[no-any-return, no-untyped-call]

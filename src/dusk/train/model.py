@@ -2,32 +2,46 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
-from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, set_seed
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel, set_seed
 from transformers.utils import logging
 
-from dusk.data.encode import TextTokenizer
-from dusk.errors import CheckpointError
+from dusk.checkpoint import Checkpoint
+from dusk.errors import CheckpointError, SettingError
+from dusk.train.precision import device_of_training
 
 logging.disable_progress_bar()
+
+_REFUSALS = (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError, StrictDataclassError)
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def load_model(folder: Path) -> PreTrainedModel:
     """A causal model with float32 weights: an Adam step is often smaller than what bf16 can hold.
 
     Raises:
-        CheckpointError: transformers cannot load the folder.
+        CheckpointError: transformers cannot load the folder, or the weights do not fit the config.
     """
     try:
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    except (OSError, ValueError, RuntimeError) as error:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
+        )
+    except _REFUSALS as error:
         raise CheckpointError(
             f"{folder}: transformers cannot load this model: {error}",
             remedy="`dusk verify` says whether the folder is whole.",
         ) from error
+    faults = [f"{name} is missing" for name in sorted(found["missing_keys"])]
+    faults += [f"{name} has another shape" for name in sorted(str(key) for key in found["mismatched_keys"])]
+    if faults:
+        raise CheckpointError(
+            f"{folder}: the weights do not fit the config",
+            problems=faults[:20],
+            remedy="`dusk verify` says more; transformers would have put random numbers in their place.",
+        )
+    return _ready(model)
 
 
 def new_model(config_file: Path, seed: int) -> PreTrainedModel:
@@ -37,25 +51,54 @@ def new_model(config_file: Path, seed: int) -> PreTrainedModel:
         CheckpointError: no config, or one that transformers refuses.
     """
     try:
-        config = AutoConfig.from_pretrained(config_file)
+        config = AutoConfig.from_pretrained(config_file, trust_remote_code=False)
         set_seed(seed)
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    except (OSError, ValueError, TypeError) as error:
+        return _ready(AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False))
+    except _REFUSALS as error:
         raise CheckpointError(
             f"{config_file}: no model can be made of this config: {error}",
             remedy="--from-scratch takes a config.json as transformers writes it.",
         ) from error
 
 
-def saved_dtype(config: dict[str, Any]) -> torch.dtype:
-    """The dtype that a folder's config names, float32 where it names none."""
-    name = config.get("dtype") or config.get("torch_dtype") or "float32"
-    return getattr(torch, str(name).removeprefix("torch."))  # type: ignore[no-any-return]
+def _ready(model: PreTrainedModel) -> PreTrainedModel:
+    """On the device of training; without generation settings, whose faults would stop every save."""
+    model.generation_config = GenerationConfig.from_model_config(model.config)
+    return model.to(device_of_training())
+
+
+def saved_dtype(checkpoint: Checkpoint) -> torch.dtype:
+    """The type that most of a checkpoint's bytes are in."""
+    sizes: dict[str, int] = {}
+    for entry in checkpoint.tensors.values():
+        sizes[entry.dtype] = sizes.get(entry.dtype, 0) + entry.bytes
+    name = max(sizes, key=lambda name: sizes[name])
+    if name not in _DTYPES:
+        raise CheckpointError(f"{checkpoint.path}: weights of the type {name} cannot be trained.")
+    return _DTYPES[name]
+
+
+def configured_dtype(config_file: Path) -> torch.dtype:
+    """The type that a config.json names, float32 where it names none; raises `CheckpointError`."""
+    try:
+        config = json.loads(config_file.read_text(encoding="utf-8"))
+        name = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
+    except (OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{config_file} is no config: {error}", remedy="--from-scratch takes a model's config.json."
+        ) from error
+    found = {str(dtype).removeprefix("torch."): dtype for dtype in _DTYPES.values()}.get(name)
+    if found is None:
+        raise CheckpointError(f"{config_file}: dtype is {name}, and must be float32, bfloat16 or float16.")
+    return found
 
 
 def save_model(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> None:
     """Write weights and config in `dtype`; the model itself stays as it is."""
-    weights = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}
+    weights = {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in model.state_dict().items()
+    }
     model.save_pretrained(folder, state_dict=weights)
     config_file = folder / "config.json"
     config = json.loads(config_file.read_text()) | {"dtype": str(dtype).removeprefix("torch.")}
@@ -63,44 +106,15 @@ def save_model(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> None
 
 
 def context_length(model: PreTrainedModel, wanted: int | None) -> int:
-    """The longest document to train on: what was asked for, or the model's context up to 4096."""
-    context = int(getattr(model.config.get_text_config(), "max_position_embeddings", 4096))
-    return wanted or min(context, 4096)
-
-
-def load_tokenizer(folder: Path, model: PreTrainedModel) -> TextTokenizer:
-    """The folder's fast tokenizer, with the id that ends a text.
+    """The longest document to train on: what was asked for, or the model's context up to 4096.
 
     Raises:
-        CheckpointError: no tokenizer.json, no end-of-text token, or more tokens than the model has.
+        SettingError: more than the model's context was asked for.
     """
-    file = folder / "tokenizer.json"
-    if not file.exists():
-        raise CheckpointError(
-            f"{folder} has no tokenizer.json",
-            remedy="Put the tokenizer of the base model into the folder.",
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if wanted is not None and context is not None and wanted > context:
+        raise SettingError(
+            f"sequence_length is {wanted:,}, and the model's context is {context:,} tokens",
+            remedy="Lower it; documents of text are cut into pieces, longer conversations are left out.",
         )
-    tokenizer = Tokenizer.from_file(str(file))
-    rows = model.get_input_embeddings().weight.shape[0]
-    if tokenizer.get_vocab_size() > rows:
-        raise CheckpointError(
-            f"{folder}: the tokenizer has {tokenizer.get_vocab_size():,} tokens, the model {rows:,}",
-            remedy="They do not belong together: use the tokenizer that the model was trained with.",
-        )
-    return TextTokenizer(tokenizer, eos=end_of_text(folder, tokenizer, model))
-
-
-def end_of_text(folder: Path, tokenizer: Tokenizer, model: PreTrainedModel) -> int:
-    """The id of the end-of-text token, from tokenizer_config.json or else the model's config."""
-    settings_file = folder / "tokenizer_config.json"
-    settings = json.loads(settings_file.read_text(encoding="utf-8")) if settings_file.exists() else {}
-    named = settings.get("eos_token")
-    text = named.get("content") if isinstance(named, dict) else named
-    found = tokenizer.token_to_id(text) if text else model.config.eos_token_id
-    found = found[0] if isinstance(found, list) else found
-    if found is None:
-        raise CheckpointError(
-            f"{folder}: neither the tokenizer nor the config names an end-of-text token",
-            remedy="Name it as `eos_token` in tokenizer_config.json.",
-        )
-    return int(found)
+    return wanted or min(context or 4096, 4096)

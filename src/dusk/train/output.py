@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from transformers import PreTrainedModel
@@ -18,13 +18,18 @@ from dusk.checkpoint import (
     ancestry,
     carry_over,
     installed_versions,
+    read_manifest,
     write_card,
     write_manifest,
 )
 from dusk.data.stores import file_digest
+from dusk.errors import DataError
 from dusk.train.model import save_model
+from dusk.train.vocabulary import TEMPLATE_FILE, stop_at
 
 _PACKAGES = ("torch", "transformers", "accelerate", "tokenizers")
+
+Files = str | Path | Sequence[str | Path]
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,36 @@ class TrainReport:
     seconds: float
     final_loss: float
     results: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, out: Path, results: Mapping[str, Any]) -> Self:
+        """From the results of dusk.json."""
+        return cls(out, results["tokens"], results["seconds"], results["final_loss"], results)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a chat model has besides weights: its template, and the token that ends an answer."""
+
+    chat_template: str
+    eos: int
+
+
+def data_files(given: Files) -> list[Path]:
+    """Data files as paths; one alone may be given without a list.
+
+    Raises:
+        DataError: some are no files; all of them are named.
+    """
+    files = [Path(file) for file in ([given] if isinstance(given, str | Path) else given)]
+    missing = [
+        f"{file} {'is a folder' if file.is_dir() else 'does not exist'}"
+        for file in files
+        if not file.is_file()
+    ]
+    if missing:
+        raise DataError("the data cannot be read:", problems=missing, remedy="Give files, jsonl or parquet.")
+    return files
 
 
 def data_sources(files: Sequence[Path]) -> tuple[Source, ...]:
@@ -60,29 +95,46 @@ def finish(
     *,
     command: str,
     inputs: Sequence[Source],
-    parents: Sequence[Path],
     settings: Mapping[str, Any],
     results: Mapping[str, Any],
-    tokenizer_from: Path | None,
-    layer_map: Mapping[str, Any] | None = None,
-    chat_template: str | None = None,
+    start: Path | None = None,
+    tuned: Tuned | None = None,
 ) -> None:
-    """Write everything into the work folder, drop the training checkpoints, and give it its final name."""
+    """Write everything into the work folder, drop the training checkpoints, and give it its final name.
+
+    `start` is the model that was trained, if it was one: its companions come along, and its lineage.
+    """
     save_model(model, output.path, dtype)
-    if tokenizer_from is not None:
-        carry_over(tokenizer_from, output.path)
-    if chat_template is not None:
-        (output.path / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
+    if start is not None:
+        (output.path / "generation_config.json").unlink(missing_ok=True)  # the start's own, or none
+        carry_over(start, output.path)
+    if tuned is not None:
+        (output.path / TEMPLATE_FILE).write_text(tuned.chat_template, encoding="utf-8")
+        stop_at(output.path, tuned.eos)
+    before = read_manifest(start) if start is not None else None
     manifest = Manifest(
         command=command,
         inputs=tuple(inputs),
-        layer_map=layer_map,
+        layer_map=before.layer_map if before else None,
         settings=dict(settings),
         versions=installed_versions(*_PACKAGES),
         results=dict(results),
-        lineage=ancestry(*parents),
+        lineage=ancestry(start) if start is not None else (),
     )
-    write_manifest(output.path, manifest)
+    write_manifest(output.path, manifest)  # last of the contents: see `finished_before`
+    _commit(output)
+
+
+def finished_before(output: OutputFolder) -> TrainReport | None:
+    """The report of a run that was killed when only its name was missing; gives it the name."""
+    manifest = read_manifest(output.path) if output.resumed else None
+    if manifest is None:
+        return None
+    _commit(output)
+    return TrainReport.of(output.out, manifest.results)
+
+
+def _commit(output: OutputFolder) -> None:
     write_card(output.path)
     for leftover in output.path.glob("checkpoints*"):
         shutil.rmtree(leftover)

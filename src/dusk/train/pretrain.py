@@ -1,34 +1,49 @@
 """Continued pretraining, and pretraining from scratch."""
 
-import json
+import shutil
+import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
-from dusk.checkpoint import OutputFolder, Source, open_checkpoint, read_manifest, resolve
+from dusk.checkpoint import OutputFolder, Source, open_checkpoint
 from dusk.data.encode import TextTokenizer
+from dusk.data.kinds import Kind
 from dusk.data.readers import read_rows
 from dusk.data.stores import file_digest, text_store
 from dusk.data.tokenizer import save_tokenizer, train_tokenizer
 from dusk.errors import SettingError
 from dusk.train.fit import fit
-from dusk.train.model import context_length, load_model, load_tokenizer, new_model, saved_dtype
-from dusk.train.objectives import NextToken, output_head
-from dusk.train.output import TrainReport, data_sources, finish, resume_key
+from dusk.train.model import configured_dtype, context_length, load_model, new_model, saved_dtype
+from dusk.train.objectives import NextToken
+from dusk.train.output import (
+    Files,
+    TrainReport,
+    data_files,
+    data_sources,
+    finish,
+    finished_before,
+    resume_key,
+)
 from dusk.train.settings import TrainSettings
+from dusk.train.support import require_trainable
 from dusk.train.trainer import Progress
+from dusk.train.vocabulary import load_tokenizer
+
+_TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json")  # in the order of their writing
 
 
 def pretrain(
     model: str | Path | None,
     out: str | Path,
     *,
-    data: Sequence[str | Path],
+    data: Files,
     from_scratch: str | Path | None = None,
-    eval_data: Sequence[str | Path] = (),
+    eval_data: Files = (),
     progress: Progress | None = None,
     **settings: Any,
 ) -> TrainReport:
@@ -47,73 +62,91 @@ def pretrain(
     if (model is None) == (from_scratch is None):
         raise SettingError("give either a model to continue or a config to start --from-scratch, not both")
     chosen = TrainSettings.of(settings)
-    files, heldout_files = [Path(file) for file in data], [Path(file) for file in eval_data]
-    start = (
-        _Start.continued(model) if model is not None else _Start.scratch(Path(str(from_scratch)), chosen.seed)
-    )
+    files, heldout_files = data_files(data), data_files(eval_data)
+    start = _continued(model) if model is not None else _scratch(Path(str(from_scratch)))
     inputs = (start.source, *data_sources([*files, *heldout_files]))
     with OutputFolder(out, resume_key("pretrain", inputs, chosen.to_json())) as output:
-        network = start.network()
-        output_head(network)
+        if report := finished_before(output):
+            return report
+        network = start.network(chosen.seed)
+        require_trainable(network)
         tokenizer = start.tokenizer(network, files, output.path)
         length = context_length(network, chosen.sequence_length)
         store, counts = text_store(files, tokenizer, sequence_length=length)
         heldout = text_store(heldout_files, tokenizer, sequence_length=length)[0] if heldout_files else None
-        report = fit(network, store, NextToken(), chosen, output.path, heldout=heldout, progress=progress)
-        results = report.to_json() | {"data": counts.to_json()}
+        fitted = fit(network, store, NextToken(), chosen, output.path, heldout=heldout, progress=progress)
+        results = fitted.to_json() | {"data": counts.to_json()}
         finish(
             output,
             network,
             start.dtype,
             command="pretrain",
             inputs=inputs,
-            parents=start.parents,
             settings=chosen.to_json(),
             results=results,
-            tokenizer_from=start.folder,
-            layer_map=start.layer_map,
+            start=start.folder,
         )
-    return TrainReport(output.out, report.tokens, report.seconds, report.final_loss, results)
+    return TrainReport.of(output.out, results)
 
 
+@dataclass(frozen=True)
 class _Start:
-    """Where a run starts: an existing model, or a config with random weights."""
+    """Where a run starts: the folder of a model, or a config.json for random weights."""
 
-    def __init__(
-        self, source: Source, dtype: torch.dtype, folder: Path | None, config: Path | None, seed: int
-    ):
-        self.source, self.dtype, self.folder, self.config, self.seed = source, dtype, folder, config, seed
-        manifest = read_manifest(folder) if folder else None
-        self.layer_map = manifest.layer_map if manifest else None
-        self.parents = [folder] if folder else []
+    source: Source
+    dtype: torch.dtype
+    folder: Path | None = None
+    config: Path | None = None
 
-    @classmethod
-    def continued(cls, model: str | Path) -> "_Start":
-        checkpoint = open_checkpoint(model)
-        return cls(Source.of(checkpoint), saved_dtype(checkpoint.config), resolve(model), None, 0)
-
-    @classmethod
-    def scratch(cls, config: Path, seed: int) -> "_Start":
-        if not config.is_file():
-            raise SettingError(
-                f"--from-scratch: {config} is no file", remedy="Give a config.json of a model."
-            )
-        named = json.loads(config.read_text())
-        source = Source(str(config.absolute()), config.name, file_digest(config))
-        folder = config.parent if (config.parent / "tokenizer.json").exists() else None
-        return cls(source, saved_dtype(named), folder, config, seed)
-
-    def network(self) -> PreTrainedModel:
-        if self.config is not None:
-            return new_model(self.config, self.seed)
-        assert self.folder is not None
-        return load_model(self.folder)
+    def network(self, seed: int) -> PreTrainedModel:
+        if self.folder is not None:
+            return load_model(self.folder)
+        assert self.config is not None
+        return new_model(self.config, seed)
 
     def tokenizer(self, network: PreTrainedModel, files: Sequence[Path], work: Path) -> TextTokenizer:
+        """The model's own, or the one beside the config, or one trained on the data and kept in `work`."""
         if self.folder is not None:
             return load_tokenizer(self.folder, network)
-        if not (work / "tokenizer.json").exists():
-            texts = (str(row.fields.get("text", "")) for file in files for row in read_rows(file))
-            trained = train_tokenizer(texts, network.config.vocab_size)
-            save_tokenizer(trained, work, context=context_length(network, None))
-        return load_tokenizer(work, network)
+        assert self.config is not None
+        if not (work / _TOKENIZER_FILES[-1]).exists():
+            _make_tokenizer(self.config.parent, network, files, work)
+        tokenizer = load_tokenizer(work, network)
+        network.config.bos_token_id, network.config.eos_token_id = tokenizer.bos, tokenizer.eos
+        network.generation_config = GenerationConfig.from_model_config(network.config)
+        return tokenizer
+
+
+def _continued(model: str | Path) -> _Start:
+    checkpoint = open_checkpoint(model)
+    return _Start(Source.of(checkpoint), saved_dtype(checkpoint), folder=checkpoint.path)
+
+
+def _scratch(config: Path) -> _Start:
+    if not config.is_file():
+        raise SettingError(f"--from-scratch: {config} is no file", remedy="Give a config.json of a model.")
+    source = Source(str(config.absolute()), config.name, _config_digest(config))
+    return _Start(source, configured_dtype(config), config=config)
+
+
+def _config_digest(config: Path) -> str:
+    """Of the config, and of the tokenizer beside it if there is one."""
+    beside = config.parent / "tokenizer.json"
+    return file_digest(config) + (f"+{file_digest(beside)}" if beside.exists() else "")
+
+
+def _make_tokenizer(beside: Path, network: PreTrainedModel, files: Sequence[Path], work: Path) -> None:
+    """The tokenizer's files into `work`, the one that says that they are there last."""
+    with tempfile.TemporaryDirectory(dir=work, prefix="checkpoints-tokenizer-") as passing:
+        folder = Path(passing)
+        if (beside / "tokenizer.json").exists():
+            for name in _TOKENIZER_FILES:
+                if (beside / name).exists():
+                    shutil.copyfile(beside / name, folder / name)
+        else:
+            rows = (row for file in files for row in read_rows(file, kinds=[Kind.TEXT]))
+            trained = train_tokenizer((row.fields["text"] for row in rows), network.config.vocab_size)
+            save_tokenizer(trained, folder, context=context_length(network, None))
+        for name in _TOKENIZER_FILES:
+            if (folder / name).exists():
+                (folder / name).replace(work / name)

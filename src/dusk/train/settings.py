@@ -1,5 +1,6 @@
 """The settings of a training run: one home for every default, and their checks."""
 
+import difflib
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
 
@@ -22,7 +23,9 @@ class TrainSettings:
     warmup: float = 0.01
     decay: float = 0.25
     batch_tokens: int = 8192
-    micro_batch_tokens: int | None = None  # of one forward pass; None: batch_tokens, at most 16384
+    micro_batch_tokens: int | None = (
+        None  # of one forward pass; None: batch_tokens, at most 4096 (GPU: 16384)
+    )
     sequence_length: int | None = None  # None: the model's context, at most 4096
     epochs: int = 1
     tokens: int | None = None  # None: `epochs` times over the data
@@ -44,20 +47,25 @@ class TrainSettings:
 
     def _faults(self) -> list[tuple[str, object, str]]:
         checks: list[tuple[str, bool, str]] = [
-            ("learning_rate", self.learning_rate > 0, "above 0"),
+            ("learning_rate", 0 < self.learning_rate < float("inf"), "above 0"),
             ("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
             ("warmup", 0 <= self.warmup <= 1, "between 0 and 1"),
             ("decay", 0 < self.decay <= 1, "above 0 and at most 1"),
+            ("decay", self.schedule != "wsd" or self.warmup + self.decay <= 1, "at most 1 with the warmup"),
             ("batch_tokens", self.batch_tokens > 0, "above 0"),
-            ("micro_batch_tokens", (self.micro_batch_tokens or 1) > 0, "above 0"),
-            ("sequence_length", (self.sequence_length or 2) > 1, "2 or more"),
+            ("micro_batch_tokens", _absent_or_above(self.micro_batch_tokens, 0), "above 0"),
+            ("sequence_length", _absent_or_above(self.sequence_length, 1), "2 or more"),
             ("epochs", self.epochs > 0, "above 0"),
-            ("tokens", (self.tokens or 1) > 0 and self.tokens != 0, "above 0"),
+            ("tokens", _absent_or_above(self.tokens, 0), "above 0"),
             ("weight_decay", self.weight_decay >= 0, "0 or more"),
+            ("beta1", 0 <= self.beta1 < 1, "at least 0 and below 1"),
+            ("beta2", 0 <= self.beta2 < 1, "at least 0 and below 1"),
             ("grad_clip", self.grad_clip >= 0, "0 or more"),
+            ("seed", self.seed >= 0, "0 or more"),
+            ("save_every_seconds", self.save_every_seconds >= 0, "0 or more"),
             ("precision", self.precision in (None, "fp32", "bf16"), "fp32 or bf16"),
-            ("eval_every_tokens", (self.eval_every_tokens or 1) > 0, "above 0"),
-            ("threads", (self.threads or 1) > 0, "above 0"),
+            ("eval_every_tokens", _absent_or_above(self.eval_every_tokens, 0), "above 0"),
+            ("threads", _absent_or_above(self.threads, 0), "above 0"),
         ]
         return [(name, getattr(self, name), rule) for name, fine, rule in checks if not fine]
 
@@ -71,9 +79,17 @@ class TrainSettings:
         known = {field.name for field in fields(cls)}
         unknown = sorted(set(given) - known)
         if unknown:
-            raise SettingError(f"no training setting is called {', '.join(unknown)}")
+            near = difflib.get_close_matches(unknown[0], known, 1)
+            raise SettingError(
+                f"no training setting is called {', '.join(unknown)}",
+                remedy=f"{f'Did you mean {near[0]}? ' if near else ''}There are {', '.join(sorted(known))}.",
+            )
         return cls(**{**defaults, **{name: value for name, value in given.items() if value is not None}})
 
     def to_json(self) -> dict[str, Any]:
         """All settings by name."""
         return asdict(self)
+
+
+def _absent_or_above(value: int | None, bound: int) -> bool:
+    return value is None or value > bound

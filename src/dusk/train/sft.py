@@ -1,18 +1,28 @@
 """Instruction tuning: cross-entropy on the answers alone."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dusk.checkpoint import OutputFolder, Source, open_checkpoint, read_manifest
+from dusk.checkpoint import OutputFolder, Source, open_checkpoint
 from dusk.data.stores import chat_store
 from dusk.data.templates import template as template_called
 from dusk.train.fit import fit
-from dusk.train.model import context_length, load_model, load_tokenizer, saved_dtype
-from dusk.train.objectives import NextToken, output_head
-from dusk.train.output import TrainReport, data_sources, finish, resume_key
+from dusk.train.model import context_length, load_model, saved_dtype
+from dusk.train.objectives import NextToken
+from dusk.train.output import (
+    Files,
+    TrainReport,
+    Tuned,
+    data_files,
+    data_sources,
+    finish,
+    finished_before,
+    resume_key,
+)
 from dusk.train.settings import TrainSettings
+from dusk.train.support import require_trainable
 from dusk.train.trainer import Progress
+from dusk.train.vocabulary import load_tokenizer, own_template
 
 DEFAULTS: dict[str, Any] = {
     "learning_rate": 2e-5,
@@ -27,49 +37,50 @@ def sft(
     model: str | Path,
     out: str | Path,
     *,
-    data: Sequence[str | Path],
-    template: str = "solar",
-    eval_data: Sequence[str | Path] = (),
+    data: Files,
+    template: str | None = None,
+    eval_data: Files = (),
     progress: Progress | None = None,
     **settings: Any,
 ) -> TrainReport:
     """Tune `model` to follow instructions, on rows with `messages` or with `prompt` and `completion`.
 
-    Answers are what is trained, with the end-of-text token behind each; `template` writes the turns.
-    `settings` are those of `TrainSettings`. SOLAR, section 3.2.
+    Answers are what is trained, with the end-of-text token behind each; `template` writes the turns: the
+    one that the model was tuned with, or else SOLAR's. `settings` are those of `TrainSettings`. SOLAR,
+    section 3.2.
 
     Raises:
         InputError: model, data, template or settings that cannot be used, or OUT exists.
         WorkError: the loss is not finite, or the disk refuses.
     """
-    chosen, turns = TrainSettings.of(settings, **DEFAULTS), template_called(template)
-    files, heldout_files = [Path(file) for file in data], [Path(file) for file in eval_data]
+    chosen = TrainSettings.of(settings, **DEFAULTS)
+    files, heldout_files = data_files(data), data_files(eval_data)
     start = open_checkpoint(model)
+    turns = template_called(template or own_template(start.path))
     inputs = (Source.of(start), *data_sources([*files, *heldout_files]))
-    recorded = chosen.to_json() | {"template": template}
+    recorded = chosen.to_json() | {"template": turns.name}
     with OutputFolder(out, resume_key("sft", inputs, recorded)) as output:
+        if report := finished_before(output):
+            return report
         network = load_model(start.path)
-        output_head(network)
+        require_trainable(network)
         tokenizer = load_tokenizer(start.path, network)
         length = context_length(network, chosen.sequence_length)
         store, counts = chat_store(files, tokenizer, turns, sequence_length=length)
         heldout = None
         if heldout_files:
             heldout, _ = chat_store(heldout_files, tokenizer, turns, sequence_length=length)
-        report = fit(network, store, NextToken(), chosen, output.path, heldout=heldout, progress=progress)
-        results = report.to_json() | {"data": counts.to_json()}
-        manifest = read_manifest(start.path)
+        fitted = fit(network, store, NextToken(), chosen, output.path, heldout=heldout, progress=progress)
+        results = fitted.to_json() | {"data": counts.to_json()}
         finish(
             output,
             network,
-            saved_dtype(start.config),
+            saved_dtype(start),
             command="sft",
             inputs=inputs,
-            parents=[start.path],
             settings=recorded,
             results=results,
-            tokenizer_from=start.path,
-            layer_map=manifest.layer_map if manifest else None,
-            chat_template=turns.jinja,
+            start=start.path,
+            tuned=Tuned(turns.jinja, tokenizer.eos),
         )
-    return TrainReport(output.out, report.tokens, report.seconds, report.final_loss, results)
+    return TrainReport.of(output.out, results)

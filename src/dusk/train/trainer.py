@@ -1,5 +1,6 @@
 """The one trainer: transformers.Trainer on packed batches, with an objective of ours."""
 
+import math
 import time
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +25,7 @@ from dusk.train.checkpoints import mark_complete, prune
 from dusk.train.heldout import heldout_loss
 from dusk.train.metrics import MetricsFile, peak_memory_bytes
 from dusk.train.objectives import Objective
+from dusk.train.precision import computing
 from dusk.train.schedule import rate_factor
 from dusk.train.settings import TrainSettings
 
@@ -38,6 +40,8 @@ class Progress(Protocol):
 
 class PackedTrainer(Trainer):  # type: ignore[misc]
     """Takes its batches in the planned order and normalises the loss over the whole optimizer step."""
+
+    lr_scheduler: LambdaLR | None
 
     def __init__(self, *, objective: Objective, settings: TrainSettings, **kwargs: Any) -> None:
         super().__init__(data_collator=only_item, **kwargs)
@@ -54,7 +58,11 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
         items = torch.tensor(sum(self.objective.weight(batch) for batch in batch_samples), device=device)
         if self.args.world_size > 1:
             items = self.accelerator.gather(items).sum()
-        return items
+        return items.clamp(min=1)  # documents of one token predict nothing, and a step may hold no others
+
+    def floating_point_ops(self, inputs: Batch) -> int:
+        """Not counted: to walk all parameters for each batch takes as long as a small model's layer."""
+        return 0
 
     def compute_loss(
         self,
@@ -66,12 +74,14 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
         """The micro batch's share of the step's mean loss."""
         assert num_items_in_batch is not None
         assert not return_outputs
-        total, sums = self.objective(model, inputs)
+        with computing(self.settings.precision, self.args.device):
+            total, sums = self.objective(model, inputs)
         self.metric_items += self.objective.weight(inputs)
         for name, value in sums.items():
             self.metric_sums[name] = self.metric_sums.get(name, 0) + value.detach()
         # gradients are averaged over devices, and the items were summed over them
-        return total * self.args.world_size / num_items_in_batch
+        share: Tensor = total * self.args.world_size / num_items_in_batch
+        return share
 
     def taken_metrics(self) -> dict[str, float]:
         """The objective's metrics as means since the last call."""
@@ -142,7 +152,6 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
             self.measure(step)
         if time.monotonic() - self.saved_at > self.settings.save_every_seconds and step < self.steps:
             control.should_save = True
-            self.saved_at = time.monotonic()
 
     def on_log(
         self,
@@ -156,11 +165,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         assert self.trainer is not None
         if not logs or "loss" not in logs:
             return
-        if not torch.isfinite(torch.tensor(logs["loss"])):
-            raise WorkError(
-                f"the loss is {logs['loss']} at step {state.global_step}",
-                remedy="Lower the learning rate or lengthen the warm-up; the last checkpoint is kept.",
-            )
+        _require_finite(state.global_step, logs["loss"], logs.get("grad_norm", 0.0))
         step, now = state.global_step, time.monotonic()
         seconds, self.step_began = now - self.step_began, now
         row = {
@@ -178,12 +183,18 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         if self.progress:
             self.progress(self.seen[step], self.seen[-1], "tokens", loss=logs["loss"])
 
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """The time that a checkpoint takes is not counted to a step."""
+        self.saved_at = self.step_began = time.monotonic()
+
     def measure(self, step: int) -> None:
         """The held-out loss after `step`; the time it takes is not counted to a step."""
         if self.heldout is None or self.trainer is None:
             return
         began = time.monotonic()
-        loss = heldout_loss(self.trainer.model, self.heldout)
+        loss = heldout_loss(self.trainer.model, self.heldout, precision=self.settings.precision)
         self.measured = {
             "loss": loss.loss,
             "bits_per_byte": loss.bits_per_byte,
@@ -191,6 +202,14 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         }
         self.metrics.write("eval", step=step, tokens=self.seen[step], **self.measured)
         self.step_began += time.monotonic() - began
+
+
+def _require_finite(step: int, loss: float, gradient: float) -> None:
+    if not (math.isfinite(loss) and math.isfinite(gradient)):
+        raise WorkError(
+            f"the run diverged at step {step}: loss {loss}, norm of the gradient {gradient}",
+            remedy="Lower the learning rate, lengthen the warm-up, or look at the data of that step.",
+        )
 
 
 def step_tokens(batches: PlannedBatches, accumulation: int, devices: int = 1) -> list[int]:

@@ -1,0 +1,193 @@
+"""The steps of sDPO one after the other, each from and against the model of the one before; restartable."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
+
+from dusk.data.packing import TokenStore
+from dusk.train.fit import FitReport, fit
+from dusk.train.heldout import document_nats
+from dusk.train.metrics import MetricsFile
+from dusk.train.preference import Preference
+from dusk.train.settings import TrainSettings
+from dusk.train.trainer import Progress
+
+Logs = npt.NDArray[np.float64]
+"""log p in nats of the trained tokens of each document of a store; chosen and rejected answers in turn."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """The preference pairs of one step, and what the model before all steps makes of them.
+
+    `accuracy` is the share of pairs whose chosen answer is the likelier one, `accuracy_per_token` the same
+    for log-probabilities divided by length; `start_logs` those log-probabilities.
+    """
+
+    file: Path
+    store: TokenStore
+    counts: dict[str, Any]
+    start_logs: Logs
+    accuracy: float
+    accuracy_per_token: float
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One finished step, as in dusk.json.
+
+    `reference_margin` is the mean of log pi_ref(chosen) - log pi_ref(rejected) in nats (sDPO, section 3.2, the
+    lower bound that a better reference raises); `data` counts rows, and those left out by reason.
+    """
+
+    file: str
+    pairs: int
+    steps: int
+    tokens: int
+    seconds: float
+    final_loss: float
+    reference_margin: float
+    start_accuracy: float
+    start_accuracy_per_token: float
+    reward_accuracy: float
+    reward_margin: float
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the training of one step came to."""
+
+    fit: FitReport
+    reference_margin: float
+
+    def report(self, step: Step) -> StepReport:
+        """Together with what is known of the step itself."""
+        return StepReport(
+            file=step.file.name,
+            pairs=step.store.units,
+            steps=self.fit.steps,
+            tokens=self.fit.tokens,
+            seconds=round(self.fit.seconds, 2),
+            final_loss=self.fit.final_loss,
+            reference_margin=self.reference_margin,
+            start_accuracy=step.accuracy,
+            start_accuracy_per_token=step.accuracy_per_token,
+            reward_accuracy=self.fit.final_metrics["rewards/accuracies"],
+            reward_margin=self.fit.final_metrics["rewards/margins"],
+            data=step.counts,
+        )
+
+
+def accuracies(logs: Logs, store: TokenStore) -> tuple[float, float]:
+    """Shares of pairs whose chosen answer is the likelier, in total and per token."""
+    tokens = np.add.reduceat(store.trained.astype(np.int64), store.offsets[:-1])
+    mean = logs / np.maximum(tokens, 1)
+    return float((logs[0::2] > logs[1::2]).mean()), float((mean[0::2] > mean[1::2]).mean())
+
+
+def cached_logs(cache: Path, model: PreTrainedModel, store: TokenStore, settings: TrainSettings) -> Logs:
+    """Log-probabilities under `model` as it is now; computed once, and read from `cache` after a restart."""
+    if cache.exists():
+        return np.load(cache)  # type: ignore[no-any-return]
+    logs = -document_nats(model, store, precision=settings.precision)
+    writing = cache.with_suffix(".writing.npy")
+    np.save(writing, logs)
+    writing.replace(cache)
+    return logs
+
+
+def run_steps(
+    model: PreTrainedModel,
+    steps: Sequence[Step],
+    settings: TrainSettings,
+    beta: float,
+    folder: Path,
+    progress: Progress | None,
+) -> list[Outcome]:
+    """Train `model` in place through all steps; their metrics become one file in `folder`."""
+    works = [_Work(folder / f"checkpoints-step-{number}") for number in range(1, len(steps) + 1)]
+    finished = sum(work.finished for work in works)
+    if finished:
+        works[finished - 1].load(model)
+    outcomes = [work.outcome() for work in works[:finished]]
+    total = sum(settings.tokens or step.store.tokens.size * settings.epochs for step in steps)
+    for number in range(finished, len(steps)):
+        step, work = steps[number], works[number]
+        done = sum(outcome.fit.tokens for outcome in outcomes)
+        reference = step.start_logs if number == 0 else work.reference(model, step.store, settings)
+        margin = float((reference[0::2] - reference[1::2]).mean())
+        objective = Preference(reference, beta)
+        report = fit(
+            model, step.store, objective, settings, work.folder, progress=_shifted(progress, done, total)
+        )
+        outcomes.append(Outcome(report, margin))
+        work.finish(model, outcomes[-1])
+        if number:
+            works[number - 1].weights.unlink(missing_ok=True)  # the newest are enough to go on from
+    _join_metrics(folder, [work.folder for work in works])
+    return outcomes
+
+
+class _Work:
+    """The folder of one step: its checkpoints, and once it is done its weights and its outcome."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.weights = folder / "model.safetensors"
+        self.outcome_file = folder / "outcome.json"
+        folder.mkdir(exist_ok=True)
+
+    @property
+    def finished(self) -> bool:
+        return self.outcome_file.exists()
+
+    def outcome(self) -> Outcome:
+        found = json.loads(self.outcome_file.read_text(encoding="utf-8"))
+        return Outcome(FitReport(**found["fit"]), found["reference_margin"])
+
+    def reference(self, model: PreTrainedModel, store: TokenStore, settings: TrainSettings) -> Logs:
+        return cached_logs(self.folder / "reference.npy", model, store, settings)
+
+    def load(self, model: PreTrainedModel) -> None:
+        loaded = model.load_state_dict(load_file(self.weights), strict=False)
+        missing = set(loaded.missing_keys) & {name for name, _ in model.named_parameters()}
+        assert not missing, f"{self.weights} lacks {sorted(missing)}"
+
+    def finish(self, model: PreTrainedModel, outcome: Outcome) -> None:
+        save_file({name: tensor.contiguous() for name, tensor in model.named_parameters()}, self.weights)
+        writing = self.outcome_file.with_suffix(".writing")
+        writing.write_text(json.dumps(asdict(outcome)), encoding="utf-8")
+        writing.replace(self.outcome_file)  # last: it says that the weights are whole
+
+
+def _shifted(progress: Progress | None, before: int, total: int) -> Progress | None:
+    """Progress of one step as progress of all."""
+    if progress is None:
+        return None
+
+    def report(done: int, _: int, unit: str, /, **values: float) -> None:
+        progress(before + done, total, unit, **values)
+
+    return report
+
+
+def _join_metrics(folder: Path, steps: Sequence[Path]) -> None:
+    """One metrics file of all steps, its step and token counts running on."""
+    joined = MetricsFile(folder / "metrics.jsonl")
+    joined.path.unlink(missing_ok=True)
+    step = tokens = 0
+    for number, work in enumerate(steps, start=1):
+        rows = MetricsFile(work / "metrics.jsonl").rows()
+        for row in rows:
+            kind = row.pop("kind")
+            row |= {"sdpo_step": number, "step": step + row["step"], "tokens": tokens + row["tokens"]}
+            joined.write(kind, **row)
+        step, tokens = step + rows[-1]["step"], tokens + rows[-1]["tokens"]
