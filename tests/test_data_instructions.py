@@ -1,6 +1,5 @@
 """Instructions made from documentation: summaries, the three sets, and the files."""
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -250,11 +249,22 @@ def test_only_what_there_is_data_for_is_written(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("row", "why"), [({"text": "a"}, r"rows.jsonl:1: neither .*it has: text"), (None, "no row")]
-)
-def test_rows_of_another_form(tmp_path: Path, row: dict[str, Any] | None, why: str) -> None:
-    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n" if row else "")
-    with pytest.raises(DataError, match=why):
+def test_rows_of_another_form(tmp_path: Path) -> None:
+    rows = [PROBLEMS[0], {"text": "a"}, {"question": None, "answer": "7"}, *[{"n": 1}] * 30]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(DataError, match="32 rows are neither") as caught:
+        write_instructions(tmp_path / "out", data=[tmp_path / "rows.jsonl"])
+    assert caught.value.problems[0] == f"{tmp_path / 'rows.jsonl'}:2: has text"
+    assert caught.value.problems[-1] == "and 12 more"
+    (tmp_path / "rows.jsonl").write_text("")
+    with pytest.raises(DataError, match="no row"):
         write_instructions(tmp_path / "out", data=[tmp_path / "rows.jsonl"])
     assert not (tmp_path / "out").exists()
+
+
+def test_held_out_documents_alone_give_nothing(tmp_path: Path) -> None:
+    write_rows(tmp_path / "docs.jsonl", [doc for doc in corpus() if doc["part"] == "heldout"])
+    with pytest.raises(DataError, match="too little") as caught:
+        write_instructions(tmp_path / "out", data=[tmp_path / "docs.jsonl"])
+    assert len(caught.value.problems) == 3
+    assert "held out" in caught.value.remedy

@@ -25,8 +25,9 @@ from dusk.errors import DataError
 TRAINING_PARTS = ("base", "continue")
 DIFFICULTIES = {1: "scrambled words", 2: "of another package", 3: "of the same package"}
 
-_DOCUMENT = {"text", "source", "module", "name"}
-_PROBLEM = {"question", "answer"}
+_DOCUMENT = ("text", "source", "module", "name")
+_PROBLEM = ("question", "answer")
+_SHOWN = 20  # unusable rows that one error names
 _PREFERENCE_SHARE = 3  # one document in so many is for preferences
 _CANDIDATES = 24  # wrong answers of which the one nearest in length is taken
 
@@ -54,14 +55,30 @@ def write_instructions(
     were left out and why.
 
     Raises:
-        DataError: rows that are neither documents nor problems, or none at all.
+        DataError: rows that are neither documents nor problems, or too few to make every set.
     """
     documents, problems = _sorted_by_form([Path(file) for file in data])
+    rejected: Counter[str] = Counter()
+    made = {
+        name: _easy_to_hard(islice(of_set, rows))
+        for name, of_set in _sets(documents, problems, seed, rejected).items()
+    }
+    empty = [f"{name}: no row could be made" for name, of_set in made.items() if not of_set]
+    if empty:
+        raise DataError("the data give too little to ask about", problems=empty, remedy=_remedy(documents))
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    rejected: Counter[str] = Counter()
+    counts = {name: write_rows(folder / f"{name}.jsonl", of_set) for name, of_set in made.items()}
+    left_out = {"held-out documents": _held_out(documents), **rejected}
+    return counts | {f"left out: {reason}": count for reason, count in left_out.items() if count}
+
+
+def _sets(
+    documents: list[dict[str, Any]], problems: list[dict[str, Any]], seed: int, rejected: Counter[str]
+) -> dict[str, Iterator[dict[str, Any]]]:
+    """The sets that there is data for, by name."""
     rephraser = RuleRephraser(seed)
-    sets: dict[str, Iterable[dict[str, Any]]] = {}
+    sets: dict[str, Iterator[dict[str, Any]]] = {}
     if documents:
         sets["docs_qa"] = docs_questions(documents, seed=seed)
         sets["docs_tasks"] = docs_tasks(documents, seed=seed)
@@ -69,32 +86,44 @@ def write_instructions(
     if problems:
         sets["math"] = math_instruct(_drawn(problems, f"{seed}:instruct"), rephraser, rejected)
         sets["math_preferences"] = math_alignment(_drawn(problems, f"{seed}:alignment"), rephraser, rejected)
-    counts = {
-        name: write_rows(folder / f"{name}.jsonl", _easy_to_hard(islice(made, rows)))
-        for name, made in sets.items()
-    }
-    held_out = sum(document.get("part", TRAINING_PARTS[0]) not in TRAINING_PARTS for document in documents)
-    left_out = {"held-out documents": held_out, **rejected}
-    return counts | {f"left out: {reason}": count for reason, count in left_out.items() if count}
+    return sets
+
+
+def _held_out(documents: Sequence[Mapping[str, Any]]) -> int:
+    return sum(document.get("part") not in (None, *TRAINING_PARTS) for document in documents)
+
+
+def _remedy(documents: Sequence[Mapping[str, Any]]) -> str:
+    if documents and _held_out(documents) == len(documents):
+        return "All documents are held out for evaluation: take those of base.jsonl or continue.jsonl."
+    return "Give more documents or problems."
 
 
 def _sorted_by_form(files: Sequence[Path]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The documents and the problems of the files."""
     documents: list[dict[str, Any]] = []
     problems: list[dict[str, Any]] = []
+    neither: list[str] = []
     for row in (row for file in files for row in read_rows(file)):
-        if row.fields.keys() >= _DOCUMENT:
+        if _texts(row.fields, _DOCUMENT):
             documents.append(row.fields)
-        elif row.fields.keys() >= _PROBLEM:
+        elif _texts(row.fields, _PROBLEM):
             problems.append(row.fields)
         else:
-            raise DataError(
-                f"{row.file}:{row.line}: neither a document nor a problem (it has: {', '.join(row.fields)})",
-                remedy=f"Documents have {', '.join(sorted(_DOCUMENT))}; problems {', '.join(sorted(_PROBLEM))}.",
-            )
-    if not documents and not problems:
-        raise DataError("the data hold no row to make instructions of")
+            neither.append(f"{row.file}:{row.line}: has {', '.join(row.fields) or 'nothing'}")
+    if neither or not (documents or problems):
+        more = [f"and {len(neither) - _SHOWN} more"] if len(neither) > _SHOWN else []
+        raise DataError(
+            f"{len(neither)} rows are neither documents nor problems" if neither else "the data hold no row",
+            problems=neither[:_SHOWN] + more,
+            remedy=f"Documents have the texts {', '.join(_DOCUMENT)}; problems {', '.join(_PROBLEM)}.",
+        )
     return documents, problems
+
+
+def _texts(fields: Mapping[str, Any], names: Iterable[str]) -> bool:
+    """Whether a row has all these fields, as texts."""
+    return all(isinstance(fields.get(name), str) for name in names)
 
 
 def _drawn(problems: Sequence[Mapping[str, Any]], order: str) -> list[Mapping[str, Any]]:
@@ -103,9 +132,12 @@ def _drawn(problems: Sequence[Mapping[str, Any]], order: str) -> list[Mapping[st
 
 def _easy_to_hard(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Preferences by difficulty or level, everything else as it comes."""
-    return sorted(
-        rows, key=lambda row: row.get("difficulty", row.get("level", 0)) if "rejected" in row else 0
-    )
+    return sorted(rows, key=_hardness)
+
+
+def _hardness(row: Mapping[str, Any]) -> float:
+    found = row.get("difficulty", row.get("level", 0)) if "rejected" in row else 0
+    return found if isinstance(found, int | float) else 0
 
 
 def docs_questions(
