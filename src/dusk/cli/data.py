@@ -21,7 +21,7 @@ _ENTRIES = {
     "instructions": Entry(
         "dusk.cli.data:instructions",
         "Make instructions and preference pairs.",
-        "dusk data instructions ./instructions",
+        "dusk data instructions ./tasks --data docs/continue.jsonl",
     ),
 }
 

@@ -35,6 +35,8 @@ class ArithmeticStage(StageSettings):
 class InstructionsStage(StageSettings):
     """Instructions and preference pairs made of documentation and arithmetic."""
 
+    data: list[File] = Field(min_length=1, description="documents and problems to make them of")
+    rows: int | None = Field(None, ge=1, description="rows of each set at most")
     seed: Seed | None = Field(None, description="seed of the choice of rows")
 
 
@@ -64,6 +66,7 @@ class TrainingStage(StageSettings):
     sequence_length: Count | None = Field(None, description="tokens of a row")
     batch_tokens: Count | None = Field(None, description="tokens of an update")
     micro_batch_tokens: Count | None = Field(None, description="tokens of one forward pass")
+    optimizer: Literal["adamw", "muon"] | None = Field(None, description="adamw, or muon for the layers' matrices")
     learning_rate: Positive | None = Field(None, description="peak learning rate")
     schedule: Literal["constant", "cosine", "linear", "wsd"] | None = Field(
         None, description="how the learning rate goes"
