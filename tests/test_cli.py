@@ -124,6 +124,7 @@ def test_all_faults_of_the_flags_at_once(capsys):
     [
         (WorkError("the disk is full."), 1, "dusk: the disk is full.\n"),
         (KeyboardInterrupt(), 130, "interrupted"),
+        (OSError(28, "No space left on device", "/x/y"), 1, "dusk: /x/y: No space left on device.\n"),
         (ModuleNotFoundError("x", name="lm_eval.tasks"), 2, "Install dusk[eval]"),
         (ZeroDivisionError("by zero"), 1, "dusk: ZeroDivisionError: by zero\nThis is a fault of dusk."),
     ],
@@ -195,6 +196,7 @@ def test_run_tells_a_line_a_stage_and_resumes(recipe_file, tmp_path, capsys):
     told = capsys.readouterr()
     assert [line.split()[:2] for line in told.err.splitlines()] == [["base", "done"], ["one", "done"]]
     assert told.out.startswith("2 stages, 0 of them kept, in ")
+    assert told.out.endswith(f"Report: {tmp_path}/run/report.html\n")
     assert call("run", recipe_file, "--out", tmp_path / "run", "--json") == 0
     told = capsys.readouterr()
     assert [line.split() for line in told.err.splitlines()] == [["base", "kept"], ["one", "kept"]]

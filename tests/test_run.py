@@ -202,7 +202,8 @@ def start(tmp_path, stages=CHAIN):
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump({"name": "test", "stages": stages}, sort_keys=False))
     call = [sys.executable, fake_stages.__file__, str(path), str(tmp_path / "out")]
-    return subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with (tmp_path / "stderr").open("w") as said:
+        return subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=said)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +215,7 @@ def test_killed_at_random_moments_and_resumed(tmp_path, uninterrupted, seed):
     for _ in range(40):
         process = start(tmp_path)
         try:
-            assert process.wait(timeout=moments.uniform(0.2, 0.9)) == 0
+            assert process.wait(timeout=moments.uniform(0.2, 0.9)) == 0, (tmp_path / "stderr").read_text()
             break
         except subprocess.TimeoutExpired:
             process.kill()

@@ -81,8 +81,8 @@ class OutputFolder:
             for entry in [*_walk(self.path), self.path]:
                 _sync(entry)
             refuse_existing(self.out)
-            (self.path / MARKER).unlink(missing_ok=True)
             self.path.rename(self.out)
+            (self.out / MARKER).unlink(missing_ok=True)  # last: a kill before it leaves OUT whole
             _sync(self.out.absolute().parent)
         except OSError as error:
             raise _disk_error(self.out, error) from error

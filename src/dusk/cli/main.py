@@ -105,6 +105,9 @@ def _status(args: Sequence[str] | None) -> int:
         return _say("interrupted; the same command continues.", 130)
     except DuskError as error:
         return _say(str(error), error.exit_code)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _say(f"{where}{error.strerror or error}.", 1)
     except Exception as error:
         return _unexpected(error)
     return status if isinstance(status, int) else 0

@@ -24,10 +24,11 @@ def run(recipe: str, out: str, jobs: int | None, seed: int | None, as_json: bool
     from dusk.recipe import load_recipe
 
     done = _run(load_recipe(recipe, seed=seed), out, jobs)
+    path = _report(done.out)
     if as_json:
-        show_json(done)
+        show_json({**done.to_json(), "report": str(path)})
         return
-    _show(done)
+    _show(done, path)
 
 
 @click.command()
@@ -60,10 +61,10 @@ def demo(out: str, full: bool, seed: int, jobs: int | None, as_json: bool) -> No
     reports = []
     for one, folder in folders.items():
         done = _run(demo_recipe(seed=one), folder, jobs)
-        reports.append({**done.to_json(), "report": str(_report(folder))})
+        path = _report(folder)
+        reports.append({**done.to_json(), "report": str(path)})
         if not as_json:
-            _show(done)
-            click.echo(f"Report: {reports[-1]['report']}")
+            _show(done, path)
     if as_json:
         show_json(reports if full else reports[0])
 
@@ -81,14 +82,16 @@ def _report(folder: str | Path) -> Path:
     return Path(write_report(Path(folder)))
 
 
-def _show(done: "RunReport") -> None:
+def _show(done: "RunReport", report_path: Path) -> None:
     """The tables of models and scores, and where everything is."""
+    labels = {stage.name: str(stage.settings.get("label") or stage.name) for stage in done.stages}
     for path in done.evaluations():
         from dusk.cli.evaluation import show_scores
         from dusk.evaluate import load_report
 
-        show_scores(load_report(path))
+        show_scores(load_report(path), labels)
     kept = sum(stage.kept for stage in done.stages)
     count = len(done.stages)
     stages = f"{count} stage{'s' * (count > 1)}"
     click.echo(f"{stages}, {kept} of them kept, in {duration(done.seconds)}: {done.out}")
+    click.echo(f"Report: {report_path}")

@@ -18,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 from dusk.recipe.work import die_with_parent, work
@@ -28,14 +29,17 @@ _POLL_SECONDS = 0.05
 class ForkServer:
     """The run's side of the server: starts it, asks it for stages, stops it."""
 
-    def __init__(self, *, heavy: bool, threads: int) -> None:
+    def __init__(self, log: Path, *, heavy: bool, threads: int) -> None:
+        log.parent.mkdir(parents=True, exist_ok=True)
         self.control, theirs = socket.socketpair()
         call = f"from dusk.recipe.forkserver import serve; serve({theirs.fileno()}, heavy={heavy})"
-        with theirs:
+        with theirs, log.open("ab") as said:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-c", call],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
                 env={**os.environ, **_environment(threads)},
                 start_new_session=True,  # an interrupt at the keyboard is the run's to answer
             )

@@ -124,7 +124,8 @@ class _Run:
         """The process that imports torch starts at once, while stages that need none already work."""
         waiting = [KINDS[stage.kind].torch for stage in self.report.stages if stage.status == "waiting"]
         for heavy in sorted(set(waiting)):
-            self.servers[heavy] = ForkServer(heavy=heavy, threads=self.report.threads)
+            log = self.folder.state / "log" / "_forks.log"
+            self.servers[heavy] = ForkServer(log, heavy=heavy, threads=self.report.threads)
 
     def _start_ready(self) -> bool:
         """Start what can be started; returns whether a stage was."""

@@ -66,7 +66,9 @@ class TrainingStage(StageSettings):
     sequence_length: Count | None = Field(None, description="tokens of a row")
     batch_tokens: Count | None = Field(None, description="tokens of an update")
     micro_batch_tokens: Count | None = Field(None, description="tokens of one forward pass")
-    optimizer: Literal["adamw", "muon"] | None = Field(None, description="adamw, or muon for the layers' matrices")
+    optimizer: Literal["adamw", "muon"] | None = Field(
+        None, description="adamw, or muon for the layers' matrices"
+    )
     learning_rate: Positive | None = Field(None, description="peak learning rate")
     schedule: Literal["constant", "cosine", "linear", "wsd"] | None = Field(
         None, description="how the learning rate goes"

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from dusk.checkpoint import OutputFolder
+from dusk.checkpoint.output import MARKER
 from dusk.errors import DuskError, OutputError
 from dusk.recipe.calling import call
 from dusk.recipe.extras import missing_extra
@@ -138,6 +139,7 @@ def _results(folder: Path, returned: Any) -> dict[str, Any]:
 
 def _replace(made: Path, place: Path, old: Path) -> None:
     """Rename into place; what is there moves aside first. Killed in between, `made` is still whole."""
+    (made / MARKER).unlink(missing_ok=True)  # of a process killed at the end of its commit
     if place.exists():
         shutil.rmtree(old, ignore_errors=True)
         place.rename(old)
