@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dusk.data import overlap
 from dusk.data.overlap import overlapping
 
 WORDS = st.sampled_from(["a", "b", "A", "c3", "ß", "é"])
@@ -25,13 +24,6 @@ def by_sets(texts: list[str], reference: list[str], words: int) -> list[bool]:
 @given(TEXTS, TEXTS, st.integers(1, 5))
 def test_equal_to_sets_of_words(texts: list[str], reference: list[str], words: int) -> None:
     assert overlapping(texts, reference, words=words) == by_sets(texts, reference, words)
-
-
-@given(TEXTS, TEXTS, st.integers(1, 5))
-def test_the_same_in_pieces(texts: list[str], reference: list[str], words: int) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(overlap, "_WORDS_AT_ONCE", 7)
-        assert overlapping(texts, reference, words=words) == by_sets(texts, reference, words)
 
 
 SENTENCE = "It was the best of times, it was the worst of times; it was the age of wisdom."

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-from dusk.data.overlap import overlapping
+from dusk.data.overlap import Grams, ngrams, shared
 from dusk.errors import DataError
 
 PARTS = ("base", "continue", "heldout")
@@ -61,7 +61,7 @@ def documentation(packages: Sequence[str] = PACKAGES, *, workers: int = 2) -> di
         )
     files = [(package, path) for package in packages for path in _files(_root(package))]
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        found = [document for documents in pool.map(_read, files, chunksize=64) for document in documents]
+        found = [read for reads in pool.map(_read, files, chunksize=64) for read in reads]
     return _without_overlap(_distinct(found))
 
 
@@ -108,7 +108,8 @@ def _files(root: Path) -> list[Path]:
     return sorted(p for p in root.rglob("*.py") if not _SKIPPED_FOLDERS & set(p.relative_to(root).parts))
 
 
-def _read(where: tuple[str, Path]) -> list[Document]:
+def _read(where: tuple[str, Path]) -> list[tuple[Document, Grams]]:
+    """The documents of one file, each with its n-grams, which cost more than the reading."""
     package, path = where
     names = path.relative_to(_root(package)).with_suffix("").parts
     prefix = () if package == "stdlib" else (package,)
@@ -120,7 +121,11 @@ def _read(where: tuple[str, Path]) -> list[Document]:
         return []  # templates and files for other versions of Python
     part = part_of(package, module)
     texts = [*_docstrings(tree, module), *_added_docs(tree, module), *_topics(tree, module)]
-    return [Document(text, package, module, name, part) for name, text in texts if len(text) >= _SHORTEST]
+    return [
+        (Document(text, package, module, name, part), ngrams(text))
+        for name, text in texts
+        if len(text) >= _SHORTEST
+    ]
 
 
 def _docstrings(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
@@ -166,21 +171,22 @@ def _topics(tree: ast.Module, module: str) -> Iterator[tuple[str, str]]:
                     yield topic, inspect.cleandoc(text)
 
 
-def _distinct(documents: Sequence[Document]) -> list[Document]:
+def _distinct(found: Sequence[tuple[Document, Grams]]) -> list[tuple[Document, Grams]]:
     """Keep the first of texts that differ in white space alone."""
-    first: dict[str, Document] = {}
-    for document in documents:
-        first.setdefault(" ".join(document.text.split()), document)
+    first: dict[str, tuple[Document, Grams]] = {}
+    for document, grams in found:
+        first.setdefault(" ".join(document.text.split()), (document, grams))
     return list(first.values())
 
 
-def _without_overlap(documents: Sequence[Document]) -> dict[str, list[Document]]:
+def _without_overlap(found: Sequence[tuple[Document, Grams]]) -> dict[str, list[Document]]:
     """Sort into parts, and drop from each what shares thirteen words in a row with an earlier part."""
     parts: dict[str, list[Document]] = {}
-    seen: list[str] = []
+    earlier: list[Grams] = []
     for part in PARTS:
-        mine = [document for document in documents if document.part == part]
-        shared = overlapping([document.text for document in mine], seen) if seen else [False] * len(mine)
-        parts[part] = [document for document, hit in zip(mine, shared, strict=True) if not hit]
-        seen += [document.text for document in parts[part]]
+        mine = [(document, grams) for document, grams in found if document.part == part]
+        hits = shared([grams for _, grams in mine], earlier)
+        kept = [pair for pair, hit in zip(mine, hits, strict=True) if not hit]
+        parts[part] = [document for document, _ in kept]
+        earlier += [grams for _, grams in kept]
     return parts

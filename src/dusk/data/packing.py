@@ -66,6 +66,24 @@ class TokenStore:
         """The documents of one unit."""
         return range(unit * self.documents_per_unit, (unit + 1) * self.documents_per_unit)
 
+    def thinned(self, tokens: int) -> "TokenStore":
+        """At most about `tokens` of it: every k-th unit, so that all parts of the data are in it."""
+        every = -(-self.tokens.size // tokens)
+        if every <= 1:
+            return self
+        chosen = [d for unit in range(0, self.units, every) for d in self.unit_documents(unit)]
+        spans = [slice(self.offsets[d], self.offsets[d + 1]) for d in chosen]
+        lengths = np.diff(self.offsets)[chosen]
+        return TokenStore(
+            tokens=np.concatenate([self.tokens[span] for span in spans]),
+            trained=np.concatenate([self.trained[span] for span in spans]),
+            offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            text_bytes=self.text_bytes[chosen],
+            domain=self.domain[chosen],
+            domains=self.domains,
+            documents_per_unit=self.documents_per_unit,
+        )
+
     def digest(self) -> str:
         """SHA-256 of all that training sees of the store, 16 hex digits."""
         total = hashlib.sha256()

@@ -69,6 +69,7 @@ class TrainingStage(StageSettings):
     optimizer: Literal["adamw", "muon"] | None = Field(
         None, description="adamw, or muon for the layers' matrices"
     )
+    optimizer: Literal["adamw", "muon"] | None = Field(None, description="what makes the updates [adamw]")
     learning_rate: Positive | None = Field(None, description="peak learning rate")
     schedule: Literal["constant", "cosine", "linear", "wsd"] | None = Field(
         None, description="how the learning rate goes"
@@ -83,6 +84,7 @@ class TrainingStage(StageSettings):
     precision: Literal["fp32", "bf16"] | None = Field(None, description="type of the arithmetic")
     gradient_checkpointing: bool | None = Field(None, description="less memory for more computation")
     eval_every_tokens: Count | None = Field(None, description="tokens between two measurements")
+    eval_tokens: Count | None = Field(None, description="held-out tokens that are measured at most")
     save_every_seconds: Positive | None = Field(None, description="seconds between points to continue from")
     threads: int | None = Field(None, ge=1, description="processor threads")
 

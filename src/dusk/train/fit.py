@@ -14,6 +14,7 @@ from dusk.data.packing import TokenStore, plan_batches
 from dusk.train.attention import packed
 from dusk.train.batch import PlannedBatches
 from dusk.train.checkpoints import newest_complete
+from dusk.train.flops import training_flops
 from dusk.train.metrics import MetricsFile, peak_memory_bytes
 from dusk.train.objectives import Objective
 from dusk.train.precision import device_of_training
@@ -32,6 +33,7 @@ class FitReport:
     seconds: float
     final_loss: float
     peak_memory_bytes: int
+    flops: int
     heldout: dict[str, Any] = field(default_factory=dict)
     final_metrics: dict[str, float] = field(default_factory=dict)
 
@@ -43,6 +45,7 @@ class FitReport:
             "seconds": round(self.seconds, 2),
             "tokens_per_second": round(self.tokens / max(self.seconds, 1e-9), 1),
             "peak_memory_bytes": self.peak_memory_bytes,
+            "flops": self.flops,
             "final_loss": self.final_loss,
             **({"heldout": self.heldout} if self.heldout else {}),
             **({"metrics": self.final_metrics} if self.final_metrics else {}),
@@ -69,7 +72,7 @@ def fit(
         MetricsFile(folder / "metrics.jsonl"),
         settings,
         step_tokens(batches, accumulation, _devices()),
-        heldout,
+        heldout.thinned(settings.eval_tokens) if heldout else None,
         progress,
     )
     arguments = training_arguments(folder / _CHECKPOINTS, settings, accumulation)
@@ -90,7 +93,7 @@ def fit(
         recorder.trainer = trainer
         recorder.metrics.cut_back(int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else -1)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    return _report(recorder)
+    return _report(recorder, training_flops(model, batches))
 
 
 def training_arguments(folder: Path, settings: TrainSettings, accumulation: int) -> TrainingArguments:
@@ -150,7 +153,7 @@ def using_threads(threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _report(recorder: Recorder) -> FitReport:
+def _report(recorder: Recorder, flops: int) -> FitReport:
     rows = [row for row in recorder.metrics.rows() if row["kind"] == "train"]
     tail = rows[-max(1, len(rows) // 20) :]
     names = [name for name in tail[-1] if "/" in name]
@@ -160,6 +163,7 @@ def _report(recorder: Recorder) -> FitReport:
         seconds=sum(row["seconds"] for row in rows),
         final_loss=math.fsum(row["loss"] for row in tail) / len(tail),
         peak_memory_bytes=peak_memory_bytes(),
+        flops=flops,
         heldout=recorder.measured,
         final_metrics={name: math.fsum(row[name] for row in tail) / len(tail) for name in names},
     )

@@ -137,5 +137,5 @@ def finished_before(output: OutputFolder) -> TrainReport | None:
 def _commit(output: OutputFolder) -> None:
     write_card(output.path)
     for leftover in output.path.glob("checkpoints*"):
-        shutil.rmtree(leftover)
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     output.commit()

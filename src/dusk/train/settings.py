@@ -18,6 +18,7 @@ class TrainSettings:
     None means: decided from the model or the machine when the run starts.
     """
 
+    optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 3e-4
     schedule: Schedule = "cosine"
     warmup: float = 0.01
@@ -37,6 +38,7 @@ class TrainSettings:
     precision: Precision | None = None  # None: bf16 on a GPU, fp32 on a CPU; weights are updated in fp32
     gradient_checkpointing: bool = False
     eval_every_tokens: int | None = None  # None: at the start and at the end alone
+    eval_tokens: int = 200_000  # at most so many held-out tokens are measured, evenly from all the data
     save_every_seconds: float = 120.0
     threads: int | None = None
 
@@ -47,6 +49,7 @@ class TrainSettings:
 
     def _faults(self) -> list[tuple[str, object, str]]:
         checks: list[tuple[str, bool, str]] = [
+            ("optimizer", self.optimizer in ("adamw", "muon"), "adamw or muon"),
             ("learning_rate", 0 < self.learning_rate < float("inf"), "above 0"),
             ("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
             ("warmup", 0 <= self.warmup <= 1, "between 0 and 1"),
@@ -65,6 +68,7 @@ class TrainSettings:
             ("save_every_seconds", self.save_every_seconds >= 0, "0 or more"),
             ("precision", self.precision in (None, "fp32", "bf16"), "fp32 or bf16"),
             ("eval_every_tokens", _absent_or_above(self.eval_every_tokens, 0), "above 0"),
+            ("eval_tokens", self.eval_tokens > 0, "above 0"),
             ("threads", _absent_or_above(self.threads, 0), "above 0"),
         ]
         return [(name, getattr(self, name), rule) for name, fine, rule in checks if not fine]

@@ -25,6 +25,7 @@ from dusk.train.checkpoints import mark_complete, prune
 from dusk.train.heldout import heldout_loss
 from dusk.train.metrics import MetricsFile, peak_memory_bytes
 from dusk.train.objectives import Objective
+from dusk.train.optimizers import make_optimizer
 from dusk.train.precision import computing
 from dusk.train.schedule import rate_factor
 from dusk.train.settings import TrainSettings
@@ -88,6 +89,13 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
         means = {name: float(value) / max(1, self.metric_items) for name, value in self.metric_sums.items()}
         self.metric_sums, self.metric_items = {}, 0
         return means
+
+    def create_optimizer(self, model: PreTrainedModel | None = None) -> torch.optim.Optimizer:
+        """The optimizers of `optimizers.py` in place of transformers' own."""
+        self.optimizer: torch.optim.Optimizer | None
+        if self.optimizer is None:
+            self.optimizer = make_optimizer(model or self.model, self.settings)
+        return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
         """The schedules of `schedule.py` in place of transformers' own."""
