@@ -1,5 +1,7 @@
 """Stores, cutting, packing and plans: every token in its place, none lost and none twice."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -69,7 +71,7 @@ def test_no_two_bins_could_have_been_one(lengths: list[int]):
     """What best-fit guarantees while no bin is closed: at most one bin is less than half full."""
     array = np.array(lengths, np.int64)
     fills = sorted(int(array[bin_].sum()) for bin_ in best_fit(array, 40, np.arange(len(lengths))))
-    assert all(first + second > 40 for first, second in zip(fills, fills[1:], strict=False))
+    assert all(first + second > 40 for first, second in pairwise(fills))
 
 
 def test_bins_of_a_real_distribution_are_nearly_full():

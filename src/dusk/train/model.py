@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel, set_seed
 from transformers.utils import logging
 
@@ -95,14 +96,19 @@ def configured_dtype(config_file: Path) -> torch.dtype:
 
 def save_model(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> None:
     """Write weights and config in `dtype`; the model itself stays as it is."""
-    weights = {
-        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
-        for name, tensor in model.state_dict().items()
-    }
-    model.save_pretrained(folder, state_dict=weights)
+    model.save_pretrained(folder, state_dict=_in_dtype(model.state_dict(), dtype))
     config_file = folder / "config.json"
     config = json.loads(config_file.read_text()) | {"dtype": str(dtype).removeprefix("torch.")}
     config_file.write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _in_dtype(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Weights in `dtype`; what shares its memory (a tied head) still does, or it would be written twice."""
+    made: dict[int, Tensor] = {}
+    return {
+        name: made.setdefault(tensor.data_ptr(), tensor.to(dtype)) if tensor.is_floating_point() else tensor
+        for name, tensor in weights.items()
+    }
 
 
 def context_length(model: PreTrainedModel, wanted: int | None) -> int:
