@@ -69,7 +69,6 @@ class TrainingStage(StageSettings):
     optimizer: Literal["adamw", "muon"] | None = Field(
         None, description="adamw, or muon for the layers' matrices"
     )
-    optimizer: Literal["adamw", "muon"] | None = Field(None, description="what makes the updates [adamw]")
     learning_rate: Positive | None = Field(None, description="peak learning rate")
     schedule: Literal["constant", "cosine", "linear", "wsd"] | None = Field(
         None, description="how the learning rate goes"
