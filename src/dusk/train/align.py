@@ -138,6 +138,7 @@ def _results(steps: Sequence[Step], outcomes: Sequence[Outcome]) -> dict[str, An
         "tokens": tokens,
         "seconds": round(seconds, 2),
         "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
+        "flops": sum(fit.flops for fit in fits),
         "peak_memory_bytes": max(fit.peak_memory_bytes for fit in fits),
         "sdpo": [asdict(outcome.report(step)) for step, outcome in zip(steps, outcomes, strict=True)],
     }

@@ -104,9 +104,11 @@ def save_model(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> None
 
 def _in_dtype(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     """Weights in `dtype`; what shares its memory (a tied head) still does, or it would be written twice."""
-    made: dict[int, Tensor] = {}
+    made: dict[tuple[int, torch.Size], Tensor] = {}
     return {
-        name: made.setdefault(tensor.data_ptr(), tensor.to(dtype)) if tensor.is_floating_point() else tensor
+        name: made.setdefault((tensor.data_ptr(), tensor.shape), tensor.to(dtype))
+        if tensor.is_floating_point()
+        else tensor
         for name, tensor in weights.items()
     }
 

@@ -4,6 +4,8 @@ Architectures name their peculiarities differently and new ones come with every 
 measured: packed documents must come out as each alone, and logits must be hidden states times the head.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -38,21 +40,21 @@ def _attention_fault(model: PreTrainedModel, tokens: Tensor) -> str | None:
     """What is wrong with attention over packed documents; None if nothing is."""
     if getattr(model.config.get_text_config(), "attention_chunk_size", None):
         return "its attention goes by chunks, which packed attention does not know"
-    decoder, documents = model.get_decoder(), tokens.split(_LENGTHS)
-    alone = [decoder(input_ids=some[None], use_cache=False).last_hidden_state[0] for some in documents]
     positions = torch.cat([torch.arange(length, device=tokens.device) for length in _LENGTHS])
-    boundaries = torch.tensor([0, *_LENGTHS], device=tokens.device).cumsum(0)
+    packing = Packing.of(torch.tensor([0, *_LENGTHS], device=tokens.device).cumsum(0))
+    decoder = model.get_decoder()
     try:
+        alone = [_states(decoder, some) for some in tokens.split(_LENGTHS)]
         with packed(model):
-            together = decoder(
-                input_ids=tokens[None],
-                position_ids=positions[None],
-                use_cache=False,
-                packing=Packing.of(boundaries),
-            ).last_hidden_state[0]
+            together = _states(decoder, tokens, position_ids=positions[None], packing=packing)
     except (ValueError, CheckpointError, TypeError) as error:
         return f"packed attention fails: {error}"
     return None if _same(torch.cat(alone), together) else "documents packed together change one another"
+
+
+def _states(decoder: PreTrainedModel, tokens: Tensor, **packing: Any) -> Tensor:
+    states: Tensor = decoder(input_ids=tokens[None], use_cache=False, **packing).last_hidden_state[0]
+    return states
 
 
 def _head_fault(model: PreTrainedModel, tokens: Tensor) -> str | None:

@@ -102,13 +102,23 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
         if self.lr_scheduler is None:
             chosen = self.settings
             self.lr_scheduler = LambdaLR(
-                optimizer or self.optimizer,
+                optimizer or self.create_optimizer(),
                 lambda step: rate_factor(
                     step, num_training_steps, chosen.schedule, warmup=chosen.warmup, decay=chosen.decay
                 ),
             )
             self._created_lr_scheduler = True
         return self.lr_scheduler
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Keys that lack because they are tied are no fault; a parameter that lacks is more than a warning."""
+        missing = set(load_result.missing_keys) & {name for name, _ in self.model.named_parameters()}
+        if missing or load_result.unexpected_keys:
+            raise WorkError(
+                "the checkpoint to continue from is of another model",
+                problems=sorted(missing) + sorted(load_result.unexpected_keys),
+                remedy="Remove the .partial folder to start anew.",
+            )
 
     def _save_checkpoint(self, model: PreTrainedModel, trial: Any) -> None:
         super()._save_checkpoint(model, trial)

@@ -1,0 +1,163 @@
+"""Instruction tuning through the front door."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from dusk import verify
+from dusk.data.stores import chat_store
+from dusk.data.templates import ALPACA, CHATML, SOLAR
+from dusk.errors import CheckpointError, DataError, SettingError
+from dusk.train.model import load_model
+from dusk.train.sft import sft
+from dusk.train.vocabulary import load_tokenizer, own_template
+from train_models import (
+    KillAfter,
+    Killed,
+    assert_same_weights,
+    chat_file,
+    copied,
+    metrics,
+    save_base,
+    text_file,
+    write_rows,
+)
+
+SETTINGS: dict[str, Any] = {"batch_tokens": 256, "learning_rate": 1e-3, "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_base(tmp_path_factory.mktemp("base") / "base")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return chat_file(tmp_path_factory.mktemp("data"))
+
+
+def test_a_tuned_model_has_the_template_and_what_it_was_made_with(base: Path, data: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    report = sft(base, out, data=data, eval_data=data, **SETTINGS)
+    assert verify(out, forward=True).ok
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    messages = [{"role": "user", "content": "the model"}]
+    rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert rendered == SOLAR.prompt(messages)
+    manifest = json.loads((out / "dusk.json").read_text())
+    assert manifest["settings"]["template"] == "solar"
+    assert manifest["settings"]["learning_rate"] == 1e-3
+    assert manifest["results"]["data"] == {
+        "rows": 30,
+        "documents": 30,
+        "tokens": report.tokens,
+        "left_out": {},
+    }
+    first, last = (row for row in metrics(out) if row["kind"] == "eval")
+    assert last["loss"] < first["loss"]
+
+
+def test_the_held_out_loss_is_of_the_answers_and_their_bytes(base: Path, data: Path, tmp_path: Path):
+    sft(base, tmp_path / "out", data=data, eval_data=data, epochs=1, **SETTINGS)
+    model, tokenizer = load_model(base), load_tokenizer(base, load_model(base))
+    store, _ = chat_store([data], tokenizer, SOLAR, sequence_length=128)
+    nats = 0.0
+    for begin, end in zip(store.offsets[:-1], store.offsets[1:], strict=True):
+        ids = torch.from_numpy(store.tokens[begin:end]).long()[None]
+        with torch.no_grad():
+            logs = model(ids).logits.log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None])[:, 0]
+        nats -= float(logs[torch.from_numpy(store.trained[begin + 1 : end])].sum())
+    answers = [json.loads(line)["completion"] for line in data.read_text().splitlines()]
+    first = metrics(tmp_path / "out")[0]
+    assert first["loss"] == pytest.approx(nats / store.trained.sum(), rel=1e-5)
+    assert first["bits_per_byte"] == pytest.approx(
+        nats / 0.6931471805599453 / sum(map(len, answers)), rel=1e-5
+    )
+
+
+def test_a_killed_run_continues_bit_equal(base: Path, data: Path, tmp_path: Path):
+    given = {"data": data, "epochs": 2, **SETTINGS}
+    sft(base, tmp_path / "whole", **given)
+    with pytest.raises(Killed):
+        sft(base, tmp_path / "out", **given, save_every_seconds=0, progress=KillAfter(3))
+    sft(base, tmp_path / "out", **given)
+    assert_same_weights(tmp_path / "whole", tmp_path / "out")
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "out")
+
+
+def test_the_template_of_before_is_kept_unless_another_is_named(data: Path, tmp_path: Path):
+    base = save_base(tmp_path / "base", max_position_embeddings=512)
+    sft(base, tmp_path / "one", data=data, template="alpaca", **SETTINGS)
+    sft(tmp_path / "one", tmp_path / "two", data=data, **SETTINGS)
+    assert json.loads((tmp_path / "two" / "dusk.json").read_text())["settings"]["template"] == "alpaca"
+    assert (tmp_path / "two" / "chat_template.jinja").read_text() == ALPACA.jinja
+    sft(tmp_path / "two", tmp_path / "three", data=data, template="chatml", **SETTINGS)
+    assert own_template(tmp_path / "three") == "chatml"
+    assert (tmp_path / "three" / "chat_template.jinja").read_text() == CHATML.jinja
+    assert own_template(base) == "solar"
+
+
+class TestStopping:
+    """Generation must stop at the token that tuning puts behind answers."""
+
+    def tuned(self, model: Path, data: Path, out: Path) -> GenerationConfig:
+        sft(model, out, data=data, tokens=200, **SETTINGS)
+        return AutoModelForCausalLM.from_pretrained(out).generation_config
+
+    def test_settings_that_stop_there_are_carried_over_byte_for_byte(
+        self, base: Path, data: Path, tmp_path: Path
+    ):
+        model = copied(base, tmp_path / "model")
+        text = '{"eos_token_id": [5, 1],   "top_p": 0.5}'
+        (model / "generation_config.json").write_text(text)
+        self.tuned(model, data, tmp_path / "out")
+        assert (tmp_path / "out" / "generation_config.json").read_text() == text
+
+    def test_settings_that_stop_elsewhere_get_the_token_too(self, base: Path, data: Path, tmp_path: Path):
+        model = copied(base, tmp_path / "model")
+        (model / "generation_config.json").write_text('{"eos_token_id": 5, "top_k": 7}')
+        found = self.tuned(model, data, tmp_path / "out")
+        assert (found.eos_token_id, found.top_k) == ([5, 1], 7)
+
+    def test_without_settings_the_config_speaks(self, data: Path, tmp_path: Path):
+        for name, eos, there in (("same", 1, False), ("other", 7, True)):
+            model = save_base(tmp_path / name, eos_token_id=eos)
+            (model / "generation_config.json").unlink()
+            found = self.tuned(model, data, tmp_path / f"{name}-out")
+            assert (tmp_path / f"{name}-out" / "generation_config.json").exists() is there
+            assert found.eos_token_id == ([7, 1] if there else 1)
+
+
+class TestErrors:
+    def test_rows_of_another_kind(self, base: Path, tmp_path: Path):
+        with pytest.raises(DataError, match=r"text\.jsonl:1") as caught:
+            sft(base, tmp_path / "out", data=text_file(tmp_path))
+        assert '"prompt", "completion"' in str(caught.value)
+        assert not (tmp_path / "out").exists()
+
+    def test_what_is_too_long_is_left_out_whole_and_counted(self, base: Path, tmp_path: Path):
+        rows = [
+            {"prompt": "the", "completion": "model"},
+            {"prompt": "layer " * 200, "completion": "model"},
+            {"prompt": "the", "completion": "token " * 200},
+        ]
+        sft(base, tmp_path / "out", data=write_rows(tmp_path / "rows.jsonl", rows), **SETTINGS)
+        data = json.loads((tmp_path / "out" / "dusk.json").read_text())["results"]["data"]
+        assert (data["rows"], data["documents"]) == (3, 1)
+        assert data["left_out"] == {"prompt longer than the context": 1, "answer does not fit the context": 1}
+        with pytest.raises(DataError, match="no row is left"):
+            sft(base, tmp_path / "none", data=write_rows(tmp_path / "long.jsonl", rows[1:]), **SETTINGS)
+
+    def test_unknown_templates(self, base: Path, data: Path, tmp_path: Path):
+        with pytest.raises(SettingError, match="Did you mean solar"):
+            sft(base, tmp_path / "out", data=data, template="solr")
+
+    def test_soft_capped_attention_is_refused_before_training(self, data: Path, tmp_path: Path):
+        model = save_base(tmp_path / "model", model_type="gemma2", head_dim=8, sliding_window=64)
+        with pytest.raises(CheckpointError, match="soft cap"):
+            sft(model, tmp_path / "out", data=data)
+        assert not (tmp_path / "out.partial" / "metrics.jsonl").exists()
