@@ -90,6 +90,8 @@ def _show(done: "RunReport", report_path: Path) -> None:
         from dusk.evaluate import load_report
 
         show_scores(load_report(path), labels)
+    for note in done.notes():
+        click.echo(f"Note: {note}")
     kept = sum(stage.kept for stage in done.stages)
     count = len(done.stages)
     stages = f"{count} stage{'s' * (count > 1)}"

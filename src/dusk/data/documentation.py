@@ -17,8 +17,10 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from dusk.data.overlap import Grams, ngrams, shared
+from dusk.data.readers import write_rows
 from dusk.errors import DataError
 
 PARTS = ("base", "continue", "heldout")
@@ -66,14 +68,21 @@ def documentation(packages: Sequence[str] = PACKAGES, *, workers: int = 2) -> di
 
 
 def write_documentation(
-    out: Path, packages: Sequence[str] = PACKAGES, *, workers: int = 2
-) -> dict[str, dict[str, str]]:
-    """Write `base.jsonl`, `continue.jsonl` and `heldout.jsonl` into `out`; return the digests as in `digests`."""
+    out: str | Path, *, packages: Sequence[str] = PACKAGES, workers: int = 2
+) -> dict[str, Any]:
+    """Write `base.jsonl`, `continue.jsonl` and `heldout.jsonl` into the folder `out`.
+
+    Returns the number of documents of each part, the digests, and as `notes` which packages hold other texts
+    than those that the shipped base model was trained on.
+    """
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
     parts = documentation(packages, workers=workers)
     for part, documents in parts.items():
-        lines = (json.dumps(asdict(document), ensure_ascii=False) for document in documents)
-        (out / f"{part}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    return digests(parts)
+        write_rows(folder / f"{part}.jsonl", map(asdict, documents))
+    found = digests(parts)
+    counts = {part: len(documents) for part, documents in parts.items()}
+    return {"documents": counts, "digests": found, "notes": differences(found)}
 
 
 def digests(parts: dict[str, list[Document]]) -> dict[str, dict[str, str]]:

@@ -76,6 +76,10 @@ class RunReport:
         found = (self.out / stage.name / "results.json" for stage in self.stages)
         return [path for path in found if path.is_file()]
 
+    def notes(self) -> list[str]:
+        """What stages have to say to people, such as that another version of a package was read."""
+        return [f"{stage.name}: {note}" for stage in self.stages for note in stage.results.get("notes", [])]
+
     def to_json(self) -> dict[str, Any]:
         """The report as plain data."""
         return {**asdict(self), "out": str(self.out)}
