@@ -5,7 +5,7 @@ BIN := .venv/bin
 # one thread a process: the tests' models are smaller than what a second thread costs
 TEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
-.PHONY: install demo demo-full test soak check format bench clean
+.PHONY: install base demo demo-full test soak check format bench clean
 
 install: .venv/installed
 
@@ -36,6 +36,20 @@ check: install
 format: install
 	$(BIN)/ruff check --fix --quiet .
 	$(BIN)/ruff format --quiet .
+
+base: install ## the shipped base model again (40 minutes), in runs/base
+	$(BIN)/dusk data documentation runs/base/docs
+	$(BIN)/dusk data arithmetic runs/base/problems --problems 12000 --seed 0
+	$(BIN)/dusk pretrain runs/base/constant --from-scratch recipes/base/config.json \
+	  --data runs/base/docs/base.jsonl --data runs/base/problems/text.jsonl \
+	  --eval-data runs/base/docs/heldout.jsonl --eval-every-tokens 4M \
+	  --optimizer muon --learning-rate 0.015 --schedule constant --warmup 0.01 \
+	  --batch-tokens 4096 --sequence-length 256 --tokens 22M --threads 1
+	$(BIN)/dusk pretrain runs/base/constant runs/base/decayed \
+	  --data runs/base/docs/base.jsonl --data runs/base/problems/text.jsonl \
+	  --eval-data runs/base/docs/heldout.jsonl --seed 1 \
+	  --optimizer muon --learning-rate 0.015 --schedule wsd --warmup 0.02 --decay 1 \
+	  --batch-tokens 4096 --sequence-length 256 --tokens 300k --threads 1
 
 bench: install
 	$(BIN)/python -m bench
