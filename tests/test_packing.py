@@ -114,3 +114,21 @@ def test_the_seed_and_the_epoch_decide_the_order():
 def test_the_digest_is_of_what_training_sees():
     same, other = store_of([3, 4]), store_of([4, 3])
     assert same.digest() == store_of([3, 4]).digest() != other.digest()
+
+
+@settings(max_examples=30)
+@given(
+    pairs=st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=80),
+    most=st.integers(1, 900),
+)
+def test_a_thinned_store_is_of_whole_units_from_all_over(pairs: list[tuple[int, int]], most: int):
+    store = store_of([length for pair in pairs for length in pair], per_unit=2)
+    thinned = store.thinned(most)
+    whole = [tuple(store.tokens[store.offsets[d] : store.offsets[d + 1]]) for d in range(store.documents)]
+    found = [
+        tuple(thinned.tokens[thinned.offsets[d] : thinned.offsets[d + 1]]) for d in range(thinned.documents)
+    ]
+    every = -(-store.tokens.size // most)
+    assert found == [whole[d] for unit in range(0, store.units, every) for d in store.unit_documents(unit)]
+    assert thinned.documents_per_unit == 2
+    assert len(thinned.text_bytes) == len(thinned.domain) == thinned.documents
