@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dusk.cli.settings import settings_command
-from dusk.cli.terminal import amount, duration, facts, plain, show_json
+from dusk.cli.terminal import amount, byte_size, duration, facts, plain, show_json
 
 if TYPE_CHECKING:
     from dusk.merge import MergeReport
@@ -20,7 +20,7 @@ def _show_scale(report: "ScaleReport") -> None:
         {
             "layers": f"{layer_map.base_layers} -> {len(layer_map)}  ({layer_map.spec()})",
             "parameters": f"{amount(report.base_parameters)} -> {amount(report.parameters)}",
-            "size": f"{amount(report.tensor_bytes)} bytes, {amount(report.disk_left_bytes)} left on the disk",
+            "size": f"{byte_size(report.tensor_bytes)}, {byte_size(report.disk_left_bytes)} left on the disk",
             "written" if not report.dry_run else "would write": f"{report.out} in {duration(report.seconds)}",
         }
     )

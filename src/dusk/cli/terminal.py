@@ -154,6 +154,14 @@ def amount(number: float) -> str:
     return f"{number:.3g}" if number % 1 else f"{number:.0f}"
 
 
+def byte_size(number: float) -> str:
+    """Bytes in decimal units: 2.45 MB, 83 GB."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:.0f} bytes"
+
+
 def duration(seconds: float) -> str:
     """Seconds as people say them: 0.3 s, 48 s, 3 min 20 s, 2 h 5 min."""
     if seconds < 10:
