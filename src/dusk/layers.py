@@ -80,6 +80,8 @@ class LayerMap:
         Source layers `0..n-m-1`, then `m..n-1`; the target has `2(n-m)` layers (SOLAR 10.7B,
         arXiv 2312.15166, section 2, figure 1: n = 32, m = 8). `drop` is a quarter of the layers
         unless told. Zero is allowed: the base stacked on itself, with the largest seam there is.
+
+        Raises `LayerMapError` for a negative drop, or one of half the layers or more.
         """
         count = layers // 4 if drop is None else drop
         if count < 0 or 2 * count >= layers:
@@ -97,6 +99,8 @@ class LayerMap:
 
         The target has `2n - drop_last - drop_first` layers (the trainer of Bielik, allamo's
         depth_up_scaling.py, drops different numbers on the two sides to reach 50 layers).
+
+        Raises `LayerMapError` for a negative number, or a sum of all layers or more.
         """
         if min(drop_last, drop_first) < 0 or drop_last + drop_first >= layers:
             raise LayerMapError(
@@ -112,6 +116,8 @@ class LayerMap:
 
         The duplicate rather than the original, because the first layers are the ones that bear a
         second occurrence worst (arcee-ai/mergekit#198).
+
+        Raises `LayerMapError` for a target that is not above `layers` or more than twice that.
         """
         if not layers < target <= 2 * layers:
             raise LayerMapError(
@@ -138,6 +144,8 @@ class LayerMap:
         """After each of `groups` equal groups, its last layer again as an identity block.
 
         LLaMA Pro, arXiv 2401.02415, section 3.2 with P = 1; the new model computes what the base does.
+
+        Raises `LayerMapError` where the layers do not divide into the groups.
         """
         _at_least("groups", groups, 1)
         if layers % groups:
@@ -228,7 +236,10 @@ class LayerMap:
         return tuple(sorted(set(range(self.base_layers)) - set(self.source)))
 
     def remap(self, values: Sequence[T]) -> list[T]:
-        """A per-layer list of the base, (base_layers,), as the list of the target, (len(self),)."""
+        """A per-layer list of the base, (base_layers,), as the list of the target, (len(self),).
+
+        Raises `LayerMapError` for a list of another length.
+        """
         if len(values) != self.base_layers:
             raise LayerMapError(
                 f"A per-layer list has {len(values)} entries, the base has {self.base_layers} layers."
