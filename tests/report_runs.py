@@ -238,3 +238,29 @@ def without(stages: Sequence[FakeStage], *names: str) -> list[FakeStage]:
     """The stages less some, also where others name them."""
     kept = [stage for stage in stages if stage.name not in names]
     return [replace(stage, uses=tuple(name for name in stage.uses if name not in names)) for stage in kept]
+
+
+# what each seed adds to the bits per byte of its recovered model: it passes its base at 650k, 600k, 550k tokens
+SEED_OFFSETS = (0.005, 0.0, -0.005)
+
+
+def write_seeds(folder: Path, offsets: Sequence[float] = SEED_OFFSETS, *, scores: bool = True) -> Path:
+    """Runs of as many seeds, in seed-0, seed-1 and so on; stages after the controls are left out."""
+    for seed, offset in enumerate(offsets):
+        run = write_run(folder / f"seed-{seed}", seed_stages(offset), name="demo-full", seed=seed)
+        if scores:
+            own = {name: SCORES[name] for name in SEED_MODELS}
+            own["recovered"] = (offset, *SCORES["recovered"][1:])
+            write_scores(run / "scores", own)
+    return folder
+
+
+SEED_MODELS = ("decayed", "scaled", "recovered", "base_same_tokens", "base_same_compute")
+
+
+def seed_stages(offset: float) -> list[FakeStage]:
+    """Bases, recovery, controls and their evaluation."""
+    stages = whole_run()[:7]
+    stages[4].curve = [(tokens, bits + offset) for tokens, bits in RECOVERY]
+    models = {"models": list(SEED_MODELS)}
+    return [*stages, FakeStage("scores", "evaluate", models, SEED_MODELS, layers=None, parameters=None)]

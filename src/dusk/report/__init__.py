@@ -1,35 +1,68 @@
-"""The report of a run: one HTML file that needs nothing else, written from what the run folder holds."""
+"""The report of a run, or of several seeds: one HTML file that needs nothing else."""
 
 import contextlib
+import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from dusk.errors import OutputError
+from dusk.errors import InputError, OutputError
 from dusk.report.page import render
 from dusk.report.run_folder import read_run
+from dusk.report.seeds import SEEDS, read_seeds, render_seeds, seed_folders, summary_of
 
 __all__ = ["report"]
 
+SUMMARY = "summary.json"
 
-def report(run_dir: str | Path, *, out: str | Path | None = None) -> Path:
-    """Write the report of a run, finished or not, and return where it lies.
+
+def report(run_dir: str | Path | Sequence[str | Path], *, out: str | Path | None = None) -> Path:
+    """Write the report of a run, finished or not, or of several seeds of one recipe; returns where it lies.
 
     Args:
-        run_dir: the folder that `dusk run --out` wrote.
-        out: the file to write [report.html in the run folder]; one that is there is replaced.
+        run_dir: the folder that `dusk run --out` wrote; or a folder whose subfolders seed-0, seed-1 and so on
+            are runs (as `dusk demo --full` leaves it); or several folders of runs. Several are pooled, with
+            intervals over the seeds, and `summary.json` beside the page holds the numbers.
+        out: the file to write [report.html in the folder]; one that is there is replaced.
 
     Raises:
-        InputError: `run_dir` holds no run.
-        DataError: a file of the run is damaged.
+        InputError: `run_dir` holds no run, or runs that are not the seeds of one recipe.
+        DataError: a file of a run is damaged.
         OutputError: the file cannot be written.
     """
+    if not isinstance(run_dir, str | Path):
+        return _of_seeds([Path(folder) for folder in run_dir], out)
     folder = Path(run_dir)
-    page = render(read_run(folder))
-    target = Path(out) if out is not None else folder / "report.html"
+    if not (folder / "run.json").is_file() and seed_folders(folder):
+        return _of_seeds(seed_folders(folder), out)
+    return _write(Path(out) if out is not None else folder / "report.html", render(read_run(folder)))
+
+
+def _of_seeds(folders: Sequence[Path], out: str | Path | None) -> Path:
+    """The pooled page, its numbers beside it, and the report of each seed that has none yet."""
+    parents = {folder.absolute().parent for folder in folders}
+    if out is None and len(parents) != 1:
+        raise InputError(
+            f"{len(folders)} run folders in {len(parents)} places: where is their report to lie?",
+            remedy=f"Give `out`, or one folder with {SEEDS} in it.",
+        )
+    target = Path(out) if out is not None else folders[0].parent / "report.html"
+    seeds = read_seeds(folders)
+    for each in seeds.runs:
+        own = each.run.folder / "report.html"
+        if not own.is_file():
+            _write(own, render(each.run))
+    content = json.dumps(summary_of(seeds), indent=1, ensure_ascii=False)
+    _write(target.with_name(SUMMARY), content + "\n")
+    return _write(target, render_seeds(seeds, target.absolute()))
+
+
+def _write(target: Path, text: str) -> Path:
+    """Write a file so that it is either the old one or the new."""
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(page, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8")
         partial.replace(target)
     except OSError as error:
         with contextlib.suppress(OSError):

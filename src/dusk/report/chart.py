@@ -5,7 +5,7 @@ Drawing is the template's; here every number is decided, so that it can be teste
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 WIDTH, HEIGHT = 460, 300
@@ -27,12 +27,16 @@ class Axes:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of values: `style` is a number that chooses colour, dash and marker alike."""
+    """One line of values: `style` is a number that chooses colour, dash and marker alike.
+
+    A faint line is one of several that another stands for: thin, without markers, not in the legend.
+    """
 
     label: str
     style: int
     points: tuple[Point, ...]
     marked: bool = True
+    faint: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,7 @@ class DrawnLine:
     path: str
     dots: tuple[Dot, ...]
     marked: bool
+    faint: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,7 @@ def draw(
     rings: Sequence[Ring] = (),
 ) -> Chart | None:
     """Lay a chart out; None where there is no line with a finite point."""
-    kept = [Line(line.label, line.style, _finite(line.points), line.marked) for line in lines]
+    kept = [replace(line, points=_finite(line.points)) for line in lines]
     kept = [line for line in kept if line.points]
     if not kept:
         return None
@@ -204,7 +209,7 @@ def _drawn(
 ) -> DrawnLine:
     dots = tuple(Dot(across(x), down(y), axes.x_words(x), axes.y_words(y)) for x, y in line.points)
     path = "M" + "L".join(f"{dot.x:g} {dot.y:g}" for dot in dots)
-    return DrawnLine(line.label, line.style, path, dots, line.marked)
+    return DrawnLine(line.label, line.style, path, dots, line.marked, line.faint)
 
 
 def _spoken(lines: Sequence[Line], axes: Axes) -> str:
@@ -212,5 +217,6 @@ def _spoken(lines: Sequence[Line], axes: Axes) -> str:
         f"{line.label}: from {axes.y_words(line.points[0][1])} to {axes.y_words(line.points[-1][1])}"
         f" at {axes.x_words(line.points[-1][0])}"
         for line in lines
+        if not line.faint
     )
     return "; ".join(ends)

@@ -20,6 +20,7 @@ class Cost:
     rate: str
     memory: str
     share: float
+    taken_from: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ def _cost(stage: Stage, total: float) -> Cost:
         rate=count(stage.number("tokens_per_second")),
         memory=memory(stage.number("peak_memory_bytes")),
         share=(stage.seconds or 0) / total if total else 0.0,
+        taken_from=stage.taken_from,
     )
 
 

@@ -1,4 +1,7 @@
-"""The gains over the controls with their intervals, on one axis: worse left of zero, better right of it."""
+"""The gains over the controls with their intervals, on one axis: worse left of zero, better right of it.
+
+Where a gain is a mean over seeds, each seed has a dot of its own.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +24,7 @@ class Whisker:
     low: float | None
     high: float | None
     style: int
+    dots: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -33,12 +37,18 @@ class Forest:
     width: float
 
 
-def forest_of(gains: Sequence[Gain]) -> Forest | None:
-    """Draw the gains that have intervals; None where none has."""
-    told = [gain for gain in gains if gain.low is not None and gain.high is not None]
+def forest_of(gains: Sequence[Gain], each: Sequence[Sequence[float]] = ()) -> Forest | None:
+    """Draw the gains that have intervals, `each` with its values by seed; None where none has one."""
+    values = [*each, *([()] * (len(gains) - len(each)))]
+    told = [
+        (gain, own)
+        for gain, own in zip(gains, values, strict=True)
+        if gain.low is not None and gain.high is not None
+    ]
     if not told:
         return None
-    bounds = [0.0, *(bound for gain in told for bound in (gain.low, gain.high) if bound is not None)]
+    bounds = [0.0, *(bound for gain, _ in told for bound in (gain.low, gain.high) if bound is not None)]
+    bounds += [value for _, own in told for value in own]
     low, high = min(bounds), max(bounds)
     room = (high - low) * 0.08 or 0.001
     low, high = low - room, high + room
@@ -48,14 +58,14 @@ def forest_of(gains: Sequence[Gain]) -> Forest | None:
 
     ticks = [tick for tick in nice_ticks(low, high) if low <= tick <= high]
     return Forest(
-        rows=tuple(_whisker(gain, across) for gain in told),
+        rows=tuple(_whisker(gain, own, across) for gain, own in told),
         ticks=tuple(Tick(across(tick), tick_label(tick, ticks)) for tick in ticks),
         zero=across(0.0),
         width=_WIDTH,
     )
 
 
-def _whisker(gain: Gain, across: Callable[[float], float]) -> Whisker:
+def _whisker(gain: Gain, own: Sequence[float], across: Callable[[float], float]) -> Whisker:
     words = f"{bits(gain.value)} ({bits(gain.low)} to {bits(gain.high)})"
     return Whisker(
         label=control_label(gain.control),
@@ -64,4 +74,5 @@ def _whisker(gain: Gain, across: Callable[[float], float]) -> Whisker:
         low=None if gain.low is None else across(gain.low),
         high=None if gain.high is None else across(gain.high),
         style=STYLES.get(gain.control.role, 4),
+        dots=tuple(across(value) for value in own),
     )

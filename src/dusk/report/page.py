@@ -46,15 +46,11 @@ def render(run: Run) -> str:
     plots = plots_of(run, arms)
     tables = [score_table(run, evaluation, arms.base) for evaluation in evaluations]
     strip = layer_strip(arms.scaled, arms.base.label if arms.base else "base") if arms.scaled else None
-    style, script = _text("report.css"), _text("report.js")
-    template = _environment().get_template("report.html.jinja")
-    return template.render(
+    return rendered(
+        "report.html.jinja",
         run=run,
         facts=facts_of(arms, verdict),
         missing=missing_of(run, arms, evaluations, plots),
-        style=Markup(style),
-        script=Markup(script),
-        script_hash=_hash(script),
         verdict=verdict,
         picture=lineage(run, arms),
         strip=strip,
@@ -63,6 +59,16 @@ def render(run: Run) -> str:
         costs=costs_of(run),
         provenance=provenance_of(run),
         tables=tables,
+    )
+
+
+def rendered(template: str, **values: object) -> str:
+    """A template with its values, the style and the script."""
+    style, script = _text("report.css"), _text("report.js")
+    return (
+        _environment()
+        .get_template(template)
+        .render(**values, style=Markup(style), script=Markup(script), script_hash=_hash(script))
     )
 
 
@@ -127,8 +133,8 @@ def _environment() -> jinja2.Environment:
 
 
 def _breakable(label: str) -> Markup:
-    """A name that a narrow column may break after an underscore or a hyphen."""
-    return Markup(re.sub("([_-])", r"\1<wbr>", str(escape(label))))
+    """A name that a narrow column may break after an underscore, as it may at a space."""
+    return Markup(re.sub("(_)", r"\1<wbr>", str(escape(label))))
 
 
 def _text(name: str) -> str:

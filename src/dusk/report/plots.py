@@ -13,7 +13,7 @@ from dusk.report.wording import bits, count, flops, signed
 STYLES = {SCALED: 1, SAME_TOKENS: 2, SAME_COMPUTE: 3}
 _ROLE_WORDS = {SAME_TOKENS: "base, same tokens", SAME_COMPUTE: "base, same compute"}
 _STYLES_ALL = 6
-_BITS = "held-out bits per byte"
+BITS_TITLE = "held-out bits per byte"
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ def arm_label(arm: Arm) -> str:
 
 def control_label(arm: Arm) -> str:
     """What a control is, with its stage's name where that does not say it."""
-    words = _ROLE_WORDS.get(arm.role, "control")
-    return f"{words} ({arm.final.label})"
+    words, label = _ROLE_WORDS.get(arm.role, "control"), arm.final.label
+    return label if label.lower() == words else f"{words} ({label})"
 
 
 def _recovery(run: Run, arms: Arms) -> list[Chart | None]:
-    styles = _arm_styles(arms)
+    styles = arm_styles(arms)
     level = base_level(arms)
     levels = (
         [Level(f"base, untouched ({arms.base.label})", level)]
@@ -54,8 +54,8 @@ def _recovery(run: Run, arms: Arms) -> list[Chart | None]:
     by_flops = [Line(arm_label(arm), style, _by_flops(arm)) for arm, style in styles]
     decays = [Moment("decay", at, style) for arm, style in styles if (at := arm.decay_tokens) is not None]
     in_flops = [Moment("decay", at, style) for arm, style in styles if (at := _decay_flops(arm)) is not None]
-    tokens = Axes("tokens since the base", _BITS, count, bits)
-    compute = Axes("training FLOPs since the base", _BITS, flops, bits)
+    tokens = Axes("tokens since the base", BITS_TITLE, count, bits)
+    compute = Axes("training FLOPs since the base", BITS_TITLE, flops, bits)
     return [
         draw("By tokens", by_tokens, tokens, levels=levels, moments=decays, rings=_rings(arms, level)),
         draw(
@@ -77,7 +77,7 @@ def _rings(arms: Arms, level: float | None, *, compute: bool = False) -> list[Ri
         return []
     if not compute:
         return [Ring(f"passed at {count(tokens)}", tokens, level)]
-    spent = _flops_at(arm, tokens)
+    spent = flops_at(arm, tokens)
     return [] if spent is None else [Ring(f"passed at {flops(spent)}", spent, level)]
 
 
@@ -89,7 +89,8 @@ def _by_flops(arm: Arm) -> tuple[Point, ...]:
     return tuple((point.flops, point.bits_per_byte) for point in arm.curve if point.flops is not None)
 
 
-def _arm_styles(arms: Arms) -> list[tuple[Arm, int]]:
+def arm_styles(arms: Arms) -> list[tuple[Arm, int]]:
+    """A style for each line of the recovery, fixed for the roles that every report has."""
     styles, spare = [], len(STYLES) + 1
     taken: set[int] = set()
     for arm in arms.lines:
@@ -102,10 +103,10 @@ def _arm_styles(arms: Arms) -> list[tuple[Arm, int]]:
 
 
 def _decay_flops(arm: Arm) -> float | None:
-    return None if arm.decay_tokens is None else _flops_at(arm, arm.decay_tokens)
+    return None if arm.decay_tokens is None else flops_at(arm, arm.decay_tokens)
 
 
-def _flops_at(arm: Arm, tokens: float) -> float | None:
+def flops_at(arm: Arm, tokens: float) -> float | None:
     """Compute after so many tokens; an arm's stages are all of one model, so it is in proportion."""
     total, compute = arm.tokens, arm.flops
     return tokens * compute / total if total and compute is not None else None

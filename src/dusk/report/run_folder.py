@@ -22,7 +22,8 @@ class Stage:
     """One stage as run.json tells it, with what its folder adds.
 
     `parents` are the models that it starts from, or that an evaluation scores; `looked_up` counts the
-    parameters of an input embedding that is not the output head too.
+    parameters of an input embedding that is not the output head too. `taken_from` is the run that a stage
+    was taken over from, which bore its cost; it has no seconds here.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Stage:
     looked_up: int = 0
     fingerprint: str = ""
     error: str = ""
+    taken_from: str = ""
 
     @property
     def done(self) -> bool:
@@ -114,7 +116,10 @@ def _stage(run: Path, row: Json, names: set[str]) -> Stage:
     kind = _KINDS.get(str(row.get("kind")), str(row.get("kind")))
     made_here = kind != "base"  # a base's own manifest and metrics tell of an earlier training
     results = {**(mapping(manifest.get("results")) if made_here else {}), **results}
+    taken_from = str(row.get("taken_from") or "")
     seconds = finite(row.get("seconds"))
+    if seconds is None and made_here:
+        seconds = finite(results.get("seconds"))
     return Stage(
         name=str(row["name"]),
         kind=kind,
@@ -127,12 +132,13 @@ def _stage(run: Path, row: Json, names: set[str]) -> Stage:
         results=results,
         manifest=manifest,
         metrics=read_metrics(place / "metrics.jsonl") if made_here else Metrics(),
-        seconds=seconds if seconds is not None or not made_here else finite(results.get("seconds")),
+        seconds=None if taken_from else seconds,
         layers=_layers(results, place),
         parameters=_parameters(results, place),
         looked_up=_looked_up(place),
         fingerprint=str(row.get("fingerprint") or ""),
         error=str(row.get("error") or ""),
+        taken_from=taken_from,
     )
 
 

@@ -52,7 +52,7 @@ class Table:
 
 def score_table(run: Run, evaluation: Evaluation, base: Stage | None) -> Table:
     """All models of an evaluation; differences are taken from the run's base, or else from the first model."""
-    reference = _reference(run, evaluation, base)
+    reference = reference_of(run, evaluation, base)
     best = {column.label: _best(evaluation, column) for column in evaluation.columns}
     rows = tuple(_row(run, evaluation, model, reference, best) for model in evaluation.models)
     unpaired = any(cell.hint.endswith("unpaired") for row in rows for cell in row.cells)
@@ -61,7 +61,7 @@ def score_table(run: Run, evaluation: Evaluation, base: Stage | None) -> Table:
         software=", ".join(f"{name} {version}" for name, version in evaluation.versions.items()),
         columns=evaluation.columns,
         rows=rows,
-        reference=_label(run, reference.name) if reference else "",
+        reference=label_of(run, reference.name) if reference else "",
         notes=("Without per-item results some differences are judged by standard errors alone.",)
         if unpaired
         else (),
@@ -81,7 +81,8 @@ def _rank(run: Run, name: str, seen: frozenset[str]) -> int:
     return max((_RANK.get(stage.kind, 0), *parents))
 
 
-def _reference(run: Run, evaluation: Evaluation, base: Stage | None) -> ModelScores | None:
+def reference_of(run: Run, evaluation: Evaluation, base: Stage | None) -> ModelScores | None:
+    """The model that differences are taken from: `role: reference`, else a base that was not grown."""
     told = [stage.name for stage in run.stages if stage.settings.get("role") == "reference"]
     bases = [stage.name for stage in run.stages if stage.kind == "base"]
     unused = [
@@ -111,10 +112,10 @@ def _row(
     stage = run.stage(model.name)
     parameters = stage.parameters if stage else None
     return Row(
-        label=_label(run, model.name),
+        label=label_of(run, model.name),
         size=count(parameters),
         size_value=parameters or 0,
-        type=_shown_type(run, stage, model.name),
+        type=shown_type(run, stage, model.name),
         reference=model is reference,
         cells=tuple(
             _cell(evaluation, model, reference, column, best[column.label]) for column in evaluation.columns
@@ -122,11 +123,13 @@ def _row(
     )
 
 
-def _shown_type(run: Run, stage: Stage | None, name: str) -> str:
+def shown_type(run: Run, stage: Stage | None, name: str) -> str:
+    """The type of a model, where an untrained scaled one has its own word."""
     return "Scaled, untrained" if stage is not None and stage.kind == "scale" else model_type(run, name)
 
 
-def _label(run: Run, name: str) -> str:
+def label_of(run: Run, name: str) -> str:
+    """What the report calls a model."""
     stage = run.stage(name)
     return stage.label if stage else name
 
@@ -165,15 +168,16 @@ def _against_reference(
         return None, ""
     difference = score.value - other.value
     half = NOISE_ERRORS * float((score.stderr**2 + other.stderr**2) ** 0.5)
-    return abs(difference) <= half, f"{_plus(difference, column)} \u00b1 {shown(half, column)}, unpaired"
+    return abs(difference) <= half, f"{plus(difference, column)} \u00b1 {shown(half, column)}, unpaired"
 
 
 def _hint(found: Difference, column: Column) -> str:
-    interval = f"95 % interval {_plus(found.low, column)} to {_plus(found.high, column)}"
-    return f"{_plus(found.difference, column)} from the reference, {interval}"
+    interval = f"95 % interval {plus(found.low, column)} to {plus(found.high, column)}"
+    return f"{plus(found.difference, column)} from the reference, {interval}"
 
 
-def _plus(value: float, column: Column) -> str:
+def plus(value: float, column: Column) -> str:
+    """A difference with its sign."""
     return f"+{shown(value, column)}" if value > 0 else shown(value, column)
 
 

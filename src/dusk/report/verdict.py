@@ -147,13 +147,13 @@ def verdict_of(arms: Arms, evaluations: Sequence[Evaluation]) -> Verdict:
         none = Recovery(Outcome.UNKNOWN)
         return Verdict("This run scales no model, so there is no recovery to report.", none, (), ())
     recovery, gains = recovery_of(arms), gains_of(arms, evaluations)
-    parts = [_recovered(arms, recovery), *_against(arms, gains)]
+    parts = [_recovered(arms, recovery), *against(arms, gains)]
     sentence = f"{'; '.join(parts)}."
     return Verdict(sentence, recovery, gains, tuple(_notes(arms, recovery, gains)))
 
 
 def _recovered(arms: Arms, recovery: Recovery) -> str:
-    scaled, base = _named(arms.scaled, "scaled model"), _named(arms.base, "base")
+    scaled, base = scaled_and_base(arms)
     match recovery.outcome:
         case Outcome.RECOVERED:
             return f"The {scaled} passed its {base} after {count(recovery.tokens)} tokens"
@@ -169,7 +169,8 @@ def _recovered(arms: Arms, recovery: Recovery) -> str:
     return f"Whether the {scaled} recovered is not known: the held-out loss of its {base} was not measured"
 
 
-def _against(arms: Arms, gains: Sequence[Gain]) -> list[str]:
+def against(arms: Arms, gains: Sequence[Gain]) -> list[str]:
+    """The part of the sentence about each control, and which comparison is missing."""
     if arms.recovery is None:
         return []
     told = {gain.control.role: gain for gain in reversed(gains)}
@@ -198,10 +199,7 @@ def _in_words(gain: Gain) -> str:
 def _notes(arms: Arms, recovery: Recovery, gains: Sequence[Gain]) -> list[str]:
     notes = []
     if recovery.in_decay:
-        notes.append(
-            "It passed its base while its own learning rate decayed, which lowers the loss by itself; "
-            "the controls decay too, so the comparison with them is the fairer one."
-        )
+        notes.append(decay_note())
     if any(gain.low is not None for gain in gains):
         items = max(gain.items for gain in gains)
         notes.append(
@@ -209,6 +207,19 @@ def _notes(arms: Arms, recovery: Recovery, gains: Sequence[Gain]) -> list[str]:
             "They do not hold what another seed of the training would change."
         )
     return notes
+
+
+def decay_note() -> str:
+    """What is to be known of a recovery that came with the decay of the learning rate."""
+    return (
+        "It passed its base while its own learning rate decayed, which lowers the loss by itself; "
+        "the controls decay too, so the comparison with them is the fairer one."
+    )
+
+
+def scaled_and_base(arms: Arms) -> tuple[str, str]:
+    """What the sentence calls the scaled model and its base."""
+    return _named(arms.scaled, "scaled model"), _named(arms.base, "base")
 
 
 def _named(stage: Stage | None, what: str) -> str:
