@@ -13,12 +13,13 @@ import yaml
 
 import dusk as package
 import fake_stages
+import report_runs
 from dusk.cli import main
 from dusk.cli.commands import COMMANDS
 from dusk.cli.main import dusk
 from dusk.cli.terminal import Bar, RunDisplay, amount, duration, table
 from dusk.errors import WorkError
-from dusk.recipe import KINDS, StageEvent
+from dusk.recipe import KINDS, StageEvent, parse_recipe
 
 HEAVY = ("torch", "transformers", "numpy", "rich", "pydantic", "yaml", "jinja2", "lm_eval", "huggingface_hub")
 
@@ -283,3 +284,39 @@ def test_what_is_piped_is_quiet(capsys):
         ["base", "1.2345"],
         ["scaled", "1.1"],
     ]
+
+
+def test_the_report_of_seeds_prints_its_sentence_and_table(tmp_path, capsys):
+    report_runs.write_seeds(tmp_path / "out")
+    assert call("report", tmp_path / "out") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(
+        "Over 3 seeds the 12-layer scaled model passed its 8-layer base after 600k tokens"
+    )
+    rows = {line.split("  ")[0]: " ".join(line.split()) for line in lines}
+    # 2.3001: the longer ones among the documents are a little harder
+    assert rows["recovered"] == "recovered 0.2500 ± 0.0000 2.3001 ± 0.0050 0.4000 ± 0.0000 ≈ 0.1000 ± 0.0000"
+    assert lines[-2].endswith("no difference from decayed within the noise.")
+    assert lines[-1] == f"Report: {tmp_path}/out/report.html"
+    assert call("report", tmp_path / "out", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["summary"]["bits_per_byte_saved"]["base_same_tokens"]["mean"] == pytest.approx(0.02)
+
+
+def test_the_full_demo_makes_a_run_a_seed_and_their_report(recipe_file, tmp_path, monkeypatch, capsys):
+    content = yaml.safe_load(recipe_file.read_text())
+    content["stages"] = {"docs": {"kind": "source", "seed": 0}, **content["stages"]}
+
+    def small(*, full, seed):
+        assert full
+        return parse_recipe(content, seed=seed)
+
+    monkeypatch.setattr("dusk.recipe.demo_recipe", small)
+    assert call("demo", "--full", "--seed", "3", "--out", tmp_path / "out", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [run["seed"] for run in told["runs"]] == told["summary"]["seeds"] == [3, 4, 5, 6, 7]
+    assert told["summary"]["sentence"] == "These runs scale no model, so there is no recovery to report."
+    assert told["report"] == f"{tmp_path}/out/report.html"
+    assert (tmp_path / "out" / "seed-7" / "report.html").is_file()
+    taken = [run["stages"][0]["taken_from"] for run in told["runs"]]
+    assert taken == [None, *["seed-3"] * 4]

@@ -1,11 +1,13 @@
 import json
 import os
+import platform
 import random
 import signal
 import subprocess
 import sys
 import threading
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ import yaml
 import fake_stages
 from dusk.errors import DataError, OutputError, SettingError, WorkError
 from dusk.recipe import KINDS, parse_recipe, run
+from dusk.recipe.machine import processor, typed_command
 
 CHAIN = {
     "base": {"kind": "source", "text": "hello"},
@@ -251,3 +254,91 @@ def test_stages_end_with_the_run(tmp_path, how):
     assert not any(alive(pid) for pid in pids)
     if how == signal.SIGTERM:
         assert process.returncode == 143
+
+
+SEEDED = {
+    "docs": {"kind": "source", "text": "docs"},
+    "own": {"kind": "grow", "model": "docs", "data": ["other/text.txt"]},
+}
+
+
+def seeded(seed):
+    other = {"other": {"kind": "source", "text": "other", "seed": seed}}
+    docs = {**SEEDED["docs"], "seed": 0}
+    return recipe({"docs": docs, **other, "own": SEEDED["own"]}, seed=seed)
+
+
+def test_what_another_run_has_made_alike_is_copied(tmp_path):
+    first, second = tmp_path / "seed-1", tmp_path / "seed-2"
+    run(seeded(1), first)
+    report = run(seeded(2), second, reuse=[tmp_path / "seed-9", first, second])
+    assert report.stage("docs").taken_from == "seed-1"
+    assert report.stage("docs").kept
+    assert report.stage("other").taken_from is None
+    assert "docs" not in times_done(second)
+    assert (second / "docs" / "text.txt").read_text() == "docs 0\n"
+    assert outputs(second) == {**outputs(first), **outputs(second)} != outputs(first)
+    rows = json.loads((second / "run.json").read_text())["stages"]
+    assert [row.get("taken_from") for row in rows] == ["seed-1", None, None]
+    # a copy is the run's own from then on, and an uncopied run gives the same
+    again = run(seeded(2), second)
+    assert [stage.kept for stage in again.stages] == [True] * 3
+    assert again.stage("docs").taken_from == "seed-1"
+    run(seeded(2), tmp_path / "alone")
+    assert outputs(tmp_path / "alone") == outputs(second)
+
+
+def test_a_copy_that_was_killed_is_made_again(tmp_path):
+    run(seeded(1), tmp_path / "a")
+    fingerprint = json.loads((tmp_path / "a" / "docs" / "stage.json").read_text())["fingerprint"]
+    half = tmp_path / "b" / "state" / fingerprint[:16] / "docs.copy"
+    half.mkdir(parents=True)
+    (half / "text.txt").write_text("do")
+    assert run(seeded(2), tmp_path / "b", reuse=[tmp_path / "a"]).stage("docs").taken_from == "a"
+    assert (tmp_path / "b" / "docs" / "text.txt").read_text() == "docs 0\n"
+
+
+def test_a_stage_of_other_settings_is_not_copied(tmp_path):
+    run(recipe({"base": {"kind": "source", "text": "one"}}), tmp_path / "a")
+    run(recipe({"base": {"kind": "source", "text": "two"}}), tmp_path / "b", reuse=[tmp_path / "a"])
+    assert (tmp_path / "b" / "base" / "text.txt").read_text().startswith("two")
+
+
+def test_run_json_tells_machine_beginning_and_command(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/bin/dusk", "run", "my recipe.yaml", "--out", "x"])
+    before = datetime.now(UTC).replace(microsecond=0)
+    run(recipe({"base": CHAIN["base"]}), tmp_path / "a")
+    told = json.loads((tmp_path / "a" / "run.json").read_text())
+    assert told["command"] == "dusk run 'my recipe.yaml' --out x"
+    assert before <= datetime.fromisoformat(told["started"]) <= datetime.now(UTC)
+    assert told["machine"]["cores"] == len(os.sched_getaffinity(0))
+    assert told["machine"]["python"] == platform.python_version()
+    meminfo = Path("/proc/meminfo").read_text().split()
+    assert told["machine"]["memory_bytes"] == pytest.approx(1024 * int(meminfo[1]), rel=0.02)
+    # a library that calls again leaves what it was begun with
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    run(recipe({"base": CHAIN["base"]}), tmp_path / "a")
+    assert json.loads((tmp_path / "a" / "run.json").read_text())["command"] == told["command"]
+    assert json.loads((tmp_path / "a" / "run.json").read_text())["started"] == told["started"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (["/venv/bin/dusk", "demo"], "dusk demo"),
+        (["/lib/dusk/__main__.py", "demo", "--out", "a b"], "dusk demo --out 'a b'"),
+        (["/lib/pytest/__main__.py", "-q"], None),
+        ([""], None),
+    ],
+)
+def test_the_command_as_typed(arguments, command):
+    assert typed_command(arguments) == command
+
+
+def test_the_processor_by_its_name(tmp_path):
+    facts = tmp_path / "cpuinfo"
+    facts.write_text(
+        "processor\t: 0\nmodel name\t: Xeon: the 2nd @ 2 GHz\nprocessor\t: 1\nmodel name\t: other\n"
+    )
+    assert processor(facts) == "Xeon: the 2nd @ 2 GHz"
+    assert processor(tmp_path / "none") == (platform.processor() or platform.machine())

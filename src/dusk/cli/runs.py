@@ -1,11 +1,13 @@
 """The commands of whole runs: run, report, demo."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from dusk.cli.terminal import RunDisplay, duration, show_json
+from dusk.cli.terminal import RunDisplay, duration, show_json, table
 
 if TYPE_CHECKING:
     from dusk.recipe import Recipe, RunReport
@@ -17,13 +19,18 @@ _FULL_SEEDS = 5
 @click.argument("recipe")
 @click.option("--out", metavar="DIR", required=True, help="the run folder")
 @click.option("--jobs", metavar="N", type=click.IntRange(1), help="stages side by side")
+@click.option(
+    "--reuse", metavar="DIR", multiple=True, help="another run folder; what it has finished alike is copied"
+)
 @click.option("--seed", metavar="N", type=click.IntRange(0), help="in place of the recipe's")
 @click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
-def run(recipe: str, out: str, jobs: int | None, seed: int | None, as_json: bool) -> None:
+def run(
+    recipe: str, out: str, jobs: int | None, reuse: tuple[str, ...], seed: int | None, as_json: bool
+) -> None:
     """Run a recipe."""
     from dusk.recipe import load_recipe
 
-    done = _run(load_recipe(recipe, seed=seed), out, jobs)
+    done = _run(load_recipe(recipe, seed=seed), out, jobs, reuse)
     path = _report(done.out)
     if as_json:
         show_json({**done.to_json(), "report": str(path)})
@@ -35,10 +42,13 @@ def run(recipe: str, out: str, jobs: int | None, seed: int | None, as_json: bool
 @click.argument("folder", metavar="DIR")
 @click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
 def report(folder: str, as_json: bool) -> None:
-    """Write the report of a run."""
+    """Write the report of a run, or of the seeds in DIR/seed-N."""
     path = _report(folder)
+    pooled = not (Path(folder) / "run.json").is_file()
     if as_json:
-        show_json({"report": str(path)})
+        show_json({"report": str(path), **({"summary": _summary(path)} if pooled else {})})
+    elif pooled:
+        _show_seeds(path)
     else:
         click.echo(path)
 
@@ -53,27 +63,44 @@ def report(folder: str, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
 def demo(out: str, full: bool, seed: int, jobs: int | None, as_json: bool) -> None:
     """Run the packaged recipe and report on it."""
+    if full:
+        _demo_full(Path(out), seed, jobs, as_json)
+        return
     from dusk.recipe import demo_recipe
 
-    folders = (
-        {seed + n: Path(out) / f"seed-{seed + n}" for n in range(_FULL_SEEDS)} if full else {seed: Path(out)}
-    )
-    reports = []
-    for one, folder in folders.items():
-        done = _run(demo_recipe(seed=one), folder, jobs)
-        path = _report(folder)
-        reports.append({**done.to_json(), "report": str(path)})
-        if not as_json:
-            _show(done, path)
+    done = _run(demo_recipe(seed=seed), out, jobs)
+    path = _report(out)
     if as_json:
-        show_json(reports if full else reports[0])
+        show_json({**done.to_json(), "report": str(path)})
+        return
+    _show(done, path)
 
 
-def _run(recipe: "Recipe", out: str | Path, jobs: int | None) -> "RunReport":
+def _demo_full(out: Path, seed: int, jobs: int | None, as_json: bool) -> None:
+    """One run a seed, side by side in OUT; what is the same in all is made by the first alone."""
+    from dusk.recipe import demo_recipe
+
+    runs: list[dict[str, Any]] = []
+    folders = {number: out / f"seed-{number}" for number in range(seed, seed + _FULL_SEEDS)}
+    for number, folder in folders.items():
+        if not as_json:
+            click.echo(f"seed {number}", err=True)
+        done = _run(demo_recipe(full=True, seed=number), folder, jobs, list(folders.values()))
+        runs.append({**done.to_json(), "report": str(_report(folder))})
+    path = _report(out)
+    if as_json:
+        show_json({"runs": runs, "report": str(path), "summary": _summary(path)})
+    else:
+        _show_seeds(path)
+
+
+def _run(
+    recipe: "Recipe", out: str | Path, jobs: int | None, reuse: Sequence[str | Path] = ()
+) -> "RunReport":
     from dusk.recipe import run as run_recipe
 
     with RunDisplay() as display:
-        return run_recipe(recipe, out, jobs=jobs, progress=display)
+        return run_recipe(recipe, out, jobs=jobs, reuse=reuse, progress=display)
 
 
 def _report(folder: str | Path) -> Path:
@@ -97,3 +124,38 @@ def _show(done: "RunReport", report_path: Path) -> None:
     stages = f"{count} stage{'s' * (count > 1)}"
     click.echo(f"{stages}, {kept} of them kept, in {duration(done.seconds)}: {done.out}")
     click.echo(f"Report: {report_path}")
+
+
+def _summary(report_path: Path) -> Any:
+    """The numbers that the report of several seeds has put beside itself."""
+    return json.loads(report_path.with_name("summary.json").read_text(encoding="utf-8"))
+
+
+def _show_seeds(report_path: Path) -> None:
+    """The sentence over seeds, what is missing, and the table of mean scores with their deviations."""
+    told = _summary(report_path)
+    click.echo(told["sentence"])
+    for line in told["missing"]:
+        click.echo(line)
+    for scores in told["scores"].values():
+        labels = [column["label"] for column in scores["columns"]]
+        rows = [
+            [model["label"], *(_score(model["scores"].get(label)) for label in labels)]
+            for model in scores["models"].values()
+        ]
+        click.echo()
+        table(["model", *labels], rows)
+        reference = scores["models"].get(scores["reference"], {}).get("label")
+        if reference:
+            click.echo(
+                f"Mean ± standard deviation over seeds; ≈ no difference from {reference} within the noise."
+            )
+    click.echo(f"Report: {report_path}")
+
+
+def _score(score: dict[str, Any] | None) -> str:
+    if score is None:
+        return "–"
+    noise = (score["from_reference"] or {}).get("noise")
+    deviation = f" ± {score['deviation']:.4f}" if score["deviation"] is not None else ""
+    return f"{'≈ ' if noise else ''}{score['mean']:.4f}{deviation}"

@@ -7,11 +7,13 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from dusk import __version__
 from dusk.errors import OutputError, RecipeError, SettingError
+from dusk.recipe.machine import machine, typed_command
 from dusk.recipe.outcome import RunReport, StageReport
 from dusk.recipe.recipe import Recipe, stage_of
 from dusk.recipe.settings import StageSettings
@@ -26,6 +28,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.state = path / "state"
+        self.origin: dict[str, Any] = {}
 
     def open(self, recipe: Recipe) -> None:
         """Create the folder, or check that it holds a run of this recipe.
@@ -48,6 +51,11 @@ class RunFolder:
             self.state.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"{self.path} cannot be made: {error.strerror}.") from None
+        self.origin = {
+            "started": before.get("started") or datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": typed_command() or before.get("command"),
+            "machine": machine(),
+        }
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -80,6 +88,27 @@ class RunFolder:
         """The facts of a finished stage, if its output is there and was made from the same things."""
         facts = _read(self.stage(name) / STAMP)
         return facts if facts.get("fingerprint") == fingerprint else None
+
+    def take(self, other: "RunFolder", name: str, fingerprint: str) -> dict[str, Any] | None:
+        """Copy a stage that another run has finished, if it was made from the same things; its facts.
+
+        The copy is whole before it is moved to its place, as a stage that is made here.
+        """
+        facts = other.finished(name, fingerprint)
+        if facts is None or other.path == self.path:
+            return None
+        copy = self.state / fingerprint[:16] / f"{name}.copy"
+        shutil.rmtree(copy, ignore_errors=True)
+        try:
+            shutil.copytree(other.stage(name), copy, symlinks=True)
+            facts = {"taken_from": other.path.name, **facts}
+            (copy / STAMP).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+            if self.stage(name).exists():
+                shutil.rmtree(self.stage(name))
+            copy.rename(self.stage(name))
+        except OSError as error:
+            raise OutputError(f"{self.stage(name)} cannot be written: {error.strerror or error}.") from None
+        return facts
 
     def arguments(self, settings: StageSettings, stages: dict[str, Any]) -> dict[str, Any]:
         """The keywords of a stage's function: its settings, with names of stages replaced by paths.
@@ -118,7 +147,8 @@ class RunFolder:
     def write_summary(self, report: RunReport) -> None:
         """Write run.json."""
         rows = [_row(stage) for stage in report.stages]
-        content = {"dusk": __version__, **report.to_json(), "stages": rows}
+        told = {name: value for name, value in self.origin.items() if value}
+        content = {"dusk": __version__, **report.to_json(), **told, "stages": rows}
         del content["out"]
         self.write("run.json", json.dumps(content, indent=1, default=str) + "\n")
 

@@ -39,9 +39,9 @@ def load_recipe(path: str | Path, *, seed: int | None = None) -> Recipe:
     return parse_recipe(content, source=str(path), folder=path.parent, seed=seed)
 
 
-def demo_recipe(*, seed: int | None = None) -> Recipe:
-    """The packaged recipe that `dusk demo` runs."""
-    return load_recipe(Path(__file__).with_name("demo.yaml"), seed=seed)
+def demo_recipe(*, full: bool = False, seed: int | None = None) -> Recipe:
+    """The packaged recipe that `dusk demo` runs, or that `dusk demo --full` runs with each seed."""
+    return load_recipe(Path(__file__).with_name("demo-full.yaml" if full else "demo.yaml"), seed=seed)
 
 
 def parse_recipe(

@@ -40,7 +40,7 @@ Progress = Callable[[StageEvent], None]
 
 @dataclass
 class StageReport:
-    """One stage of a run, as run.json holds it."""
+    """One stage of a run, as run.json holds it; `taken_from` is the run that it was copied from, if any."""
 
     name: str
     kind: str
@@ -53,6 +53,7 @@ class StageReport:
     peak_memory_bytes: int | None = None
     results: dict[str, Any] = field(default_factory=dict)
     error: str = ""
+    taken_from: str | None = None
 
 
 @dataclass

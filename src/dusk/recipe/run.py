@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -22,6 +22,7 @@ from dusk.recipe.folder import RunFolder
 from dusk.recipe.forkserver import ForkServer
 from dusk.recipe.kinds import KINDS
 from dusk.recipe.load import load_recipe
+from dusk.recipe.machine import cores
 from dusk.recipe.outcome import Progress, RunReport, StageEvent, StageReport
 from dusk.recipe.recipe import Recipe
 
@@ -29,7 +30,12 @@ _STOP_SECONDS = 5.0
 
 
 def run(
-    recipe: Recipe | str | Path, out: str | Path, *, jobs: int | None = None, progress: Progress | None = None
+    recipe: Recipe | str | Path,
+    out: str | Path,
+    *,
+    jobs: int | None = None,
+    reuse: Sequence[str | Path] = (),
+    progress: Progress | None = None,
 ) -> RunReport:
     """Run a recipe into the folder `out`, or continue the run that is there.
 
@@ -41,6 +47,8 @@ def run(
         recipe: the recipe, or the path of its file.
         out: the run folder.
         jobs: stages side by side [2, or 1 on a machine with a GPU].
+        reuse: other run folders; a stage that one of them has finished, made from the same settings and the
+            same inputs, is copied from there.
         progress: called with every StageEvent.
 
     Raises:
@@ -54,12 +62,9 @@ def run(
     folder = RunFolder(Path(out).absolute())
     folder.open(whole)
     with folder.locked(), _terminating():
-        return _Run(whole, folder, jobs or default_jobs(), progress or _silent).run()
-
-
-def cores() -> int:
-    """The processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        work = _Run(whole, folder, jobs or default_jobs(), progress or _silent)
+        work.others = [RunFolder(Path(other).absolute()) for other in reuse]
+        return work.run()
 
 
 def default_jobs() -> int:
@@ -96,6 +101,7 @@ class _Run:
         self.servers: dict[bool, ForkServer] = {}
         self.working = selectors.DefaultSelector()
         self.failure: DuskError | None = None
+        self.others: Sequence[RunFolder] = ()
         self.begin = time.monotonic()
 
     def run(self) -> RunReport:
@@ -116,6 +122,8 @@ class _Run:
     def _keep_finished(self) -> None:
         for stage in self.report.stages:
             facts = self.folder.finished(stage.name, stage.fingerprint)
+            for other in self.others if facts is None else ():
+                facts = facts or self.folder.take(other, stage.name, stage.fingerprint)
             if facts is not None and all(self.report.stage(name).status == "done" for name in stage.uses):
                 stage.kept = True
                 self._finish(stage, facts)
@@ -208,6 +216,7 @@ class _Run:
         stage.status = "done"
         stage.seconds, stage.peak_memory_bytes = facts.get("seconds"), facts.get("peak_memory_bytes")
         stage.results = facts.get("results") or {}
+        stage.taken_from = facts.get("taken_from")
         self._tell(stage, seconds=stage.seconds or 0.0)
 
     def _fail(self, stage: StageReport, error: DuskError) -> None:
