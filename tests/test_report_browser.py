@@ -7,10 +7,14 @@ import pytest
 
 from dusk.report import report
 from report_browser import Browser, find_browser
-from report_runs import whole_run, write_run, write_scores
+from report_runs import whole_run, write_run, write_scores, write_seeds
 
 PROGRAM = find_browser()
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no Chromium on this machine")
+
+# what is wider than the window though it is in no box that scrolls
+WIDE = """[...document.querySelectorAll('main *')].filter(e => !e.closest('.scroll, pre, svg, .spoken')
+    && e.getBoundingClientRect().right > innerWidth + 0.5).map(e => e.outerHTML.slice(0, 80))"""
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +25,11 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_run(tmp_path_factory.mktemp("browser") / "run", stages)
     write_scores(folder / "scores")
     return report(folder)
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return report(write_seeds(tmp_path_factory.mktemp("seeds") / "out"))
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +55,55 @@ def test_renders(browser: Browser, page: Path, width: int, scheme: str) -> None:
     assert browser.run(drawn)
 
 
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_of_several_seeds_renders(browser: Browser, seeds: Path, width: int) -> None:
+    browser.open(seeds, width=width)
+    assert browser.problems == []
+    assert browser.requests == [seeds.as_uri()]
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    assert browser.run(WIDE) == []
+    # three arms in two charts: a thin line for each of three seeds, a thick one for the mean
+    assert browser.run("document.querySelectorAll('.charts .line.faint').length") == 18
+    assert browser.run("document.querySelectorAll('.charts [data-points]').length") == 6
+    assert browser.run("document.querySelectorAll('.forest circle.seed').length") == 6
+
+
+def test_the_links_of_several_seeds_open_their_reports(browser: Browser, seeds: Path) -> None:
+    browser.open(seeds, width=1280)
+    link = browser.run("document.querySelector('.seeds tbody a').href")
+    assert link == (seeds.parent / "seed-0" / "report.html").as_uri()
+    browser.open(seeds.parent / "seed-0" / "report.html", width=1280)
+    assert "passed its 8-layer base after 650k tokens" in browser.run(
+        "document.querySelector('.lede').textContent"
+    )
+
+
+def test_names_of_models_are_whole(browser: Browser, seeds: Path) -> None:
+    """One line at a desktop's width; on a phone a new line begins after an underscore or a space alone."""
+    lines = """[...document.querySelectorAll('.scores tbody th')].map(th => {
+        const range = document.createRange(), found = [];
+        const walk = document.createTreeWalker(th, NodeFilter.SHOW_TEXT);
+        for (let node = walk.nextNode(); node; node = walk.nextNode()) {
+          if (node.parentElement.closest('.tag')) continue;
+          for (let i = 0; i < node.length; i++) {
+            range.setStart(node, i); range.setEnd(node, i + 1);
+            const top = Math.round(range.getBoundingClientRect().top), last = found[found.length - 1];
+            if (last && last[0] === top) last[1] += node.data[i]; else found.push([top, node.data[i]]);
+          }
+        }
+        return found.map(line => line[1].trim()).filter(Boolean) })"""
+    names = ["decayed", "scaled", "recovered", "base_same_tokens", "base_same_compute"]
+    browser.open(seeds, width=1280)
+    assert browser.run(lines) == [[name] for name in names]
+    browser.open(seeds, width=390)
+    for name, parts in zip(names, browser.run(lines), strict=True):
+        assert "".join(parts) == name
+        assert all(part.endswith("_") for part in parts[:-1])
+
+
 def test_only_boxes_that_scroll_are_wider_than_a_phone(browser: Browser, page: Path) -> None:
     browser.open(page, width=390)
-    wide = """[...document.querySelectorAll('main *')].filter(e => !e.closest('.scroll, pre, svg, .spoken')
-        && e.getBoundingClientRect().right > innerWidth + 0.5).map(e => e.outerHTML.slice(0, 80))"""
-    assert browser.run(wide) == []
+    assert browser.run(WIDE) == []
     sticky = """(() => { const box = document.querySelector('.scores').parentElement; box.scrollLeft = 150;
         const first = document.querySelector('.scores tbody th');
         return first.getBoundingClientRect().left - box.getBoundingClientRect().left })()"""

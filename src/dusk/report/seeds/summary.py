@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from dusk import __version__
 from dusk.report.arms import Arm
 from dusk.report.scores import label_of
 from dusk.report.seeds.costs import peak_memory_bytes, total_seconds, total_tokens
@@ -19,7 +18,7 @@ def summary_of(seeds: Seeds) -> Json:
     """The sentence and every number behind it: mean, deviation and interval, and each seed's own."""
     pooled = pool(seeds)
     return {
-        "dusk": __version__,
+        "dusk": seeds.first.run.facts.get("dusk"),
         "name": seeds.first.run.name,
         "seeds": [each.seed for each in seeds.runs],
         "sentence": pooled.sentence,
