@@ -50,6 +50,14 @@ def test_an_estimate_of_five_values() -> None:
     assert estimate([-1.0, 1.0]).holds_zero is True
 
 
+@pytest.mark.parametrize(
+    ("differences", "told"),
+    [([0.1, 0.2, 0.15], False), ([-0.1, 0.1], True), ([0.1, 0.1], None), ([0.0, 0.0], True), ([0.1], None)],
+)
+def test_what_differences_say(differences: list[float], told: bool | None) -> None:
+    assert estimate(differences).no_difference is told
+
+
 def test_one_value_has_no_interval_and_none_is_refused() -> None:
     found = estimate([4.0])
     assert (found.mean, found.deviation, found.low, found.high, found.holds_zero) == (
@@ -186,6 +194,8 @@ class TestPage:
         assert cell.hint == "−0.070 from the reference, 95 % interval −0.082 to −0.058 over 3 seeds"
         assert rows["decayed"][place].error == ""  # one and the same in every seed
         assert rows["decayed"][place].noise is None
+        assert rows["scaled"][place].noise is None  # no seed changes it, so seeds do not tell
+        assert rows["scaled"][place].hint == "+0.130 from the reference in every seed"
         assert table.reference == "decayed"
 
     def test_a_thin_line_a_seed_and_the_mean(self, whole: Path) -> None:

@@ -34,6 +34,11 @@ class Estimate:
         """Whether the interval holds zero; None where there is no interval."""
         return None if self.low is None or self.high is None else self.low <= 0 <= self.high
 
+    @property
+    def no_difference(self) -> bool | None:
+        """Of differences: whether zero is in the interval. None where no seed can tell, as all give the same."""
+        return None if self.same and self.mean != 0 else self.holds_zero
+
     def to_json(self) -> dict[str, float | int | None]:
         """The numbers by name, without the values."""
         numbers = {"mean": self.mean, "deviation": self.deviation, "low": self.low, "high": self.high}

@@ -83,5 +83,5 @@ def _score(score: Score) -> Json:
     found = score.difference
     return {
         **(_told(score.over, score.by_seed) or {}),
-        "from_reference": None if found is None else {**found.to_json(), "noise": found.holds_zero},
+        "from_reference": None if found is None else {**found.to_json(), "noise": found.no_difference},
     }

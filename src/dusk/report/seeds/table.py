@@ -135,7 +135,7 @@ def _cell(score: Score | None, column: Column, best: str) -> Cell:
         error="" if over.same else shown(over.deviation, column),
         value=over.mean,
         best=shown(over.mean, column) == best,
-        noise=from_reference.holds_zero if from_reference else None,
+        noise=from_reference.no_difference if from_reference else None,
         hint=_hint(from_reference, column),
     )
 
@@ -143,6 +143,8 @@ def _cell(score: Score | None, column: Column, best: str) -> Cell:
 def _hint(found: Estimate | None, column: Column) -> str:
     if found is None or found.low is None or found.high is None:
         return ""
+    if found.same:
+        return f"{plus(found.mean, column)} from the reference in every seed"
     interval = f"95 % interval {plus(found.low, column)} to {plus(found.high, column)}"
     return f"{plus(found.mean, column)} from the reference, {interval} over {len(found.values)} seeds"
 
