@@ -321,9 +321,21 @@ class TestPage:
         assert "took 3 min 32 s" in text
 
     def test_reproduction(self, write: Write) -> None:
-        text = page(
-            write(whole_run(), command="dusk run demo.yaml --out run", machine={"memory_bytes": 2**33})
-        )
+        machine = {
+            "processor": "Xeon 3",
+            "cores": 2,
+            "memory_bytes": 2**33,
+            "platform": "Linux-6",
+            "python": "3.11.7",
+        }
+        facts = {
+            "command": "dusk run demo.yaml --out run",
+            "started": "2025-01-02T03:04:05+00:00",
+            "machine": machine,
+        }
+        text = page(write(whole_run(), **facts))
+        for name, value in (("Processor", "Xeon 3"), ("Memory", "8 GiB"), ("Started", facts["started"])):
+            assert f"<dt>{name}</dt><dd>{value}</dd>" in text
         assert "dusk run demo.yaml --out run" in text
         assert "8 GiB" in text
         assert "2.13.0" in text
