@@ -112,7 +112,20 @@ class TestSentence:
             "to 600k; 95 % interval 600k to 600k) in 2 and has not recovered within 1.6M tokens in 1; "
         )
         assert numbers(tmp_path / "out")["outcomes"]["2"] == "not recovered"
+        page = (tmp_path / "out" / "report.html").read_text()
+        assert '<dt>Recovered</dt><dd class="figure">2 of 3 seeds</dd>' in page
+        assert "after 600k tokens on average (600k to 600k)" in page
         assert numbers(tmp_path / "out")["recovered_after_tokens"]["n"] == 2
+
+    def test_a_recovery_in_the_decay_names_its_seeds(self, tmp_path: Path) -> None:
+        folder = write_seeds(tmp_path / "out", (0.0, 0.06, 0.0))  # passes 2.4 at 1.2M, where the decay begins
+        report(folder)
+        text = (folder / "report.html").read_text()
+        assert numbers(folder)["recovered_after_tokens"]["by_seed"]["1"] == pytest.approx(1_200_000)
+        assert "it passed its base while" not in text
+        later = write_seeds(tmp_path / "later", (0.0, 0.07, 0.0))
+        report(later)
+        assert "In seed 1 it passed its base while" in (later / "report.html").read_text()
 
     def test_no_seed_recovers(self, tmp_path: Path) -> None:
         folder = write_seeds(tmp_path / "out", (0.2, 0.21))

@@ -199,7 +199,7 @@ def _in_words(gain: Gain) -> str:
 def _notes(arms: Arms, recovery: Recovery, gains: Sequence[Gain]) -> list[str]:
     notes = []
     if recovery.in_decay:
-        notes.append(decay_note())
+        notes.append(decay_note("It"))
     if any(gain.low is not None for gain in gains):
         items = max(gain.items for gain in gains)
         notes.append(
@@ -209,10 +209,10 @@ def _notes(arms: Arms, recovery: Recovery, gains: Sequence[Gain]) -> list[str]:
     return notes
 
 
-def decay_note() -> str:
+def decay_note(who: str) -> str:
     """What is to be known of a recovery that came with the decay of the learning rate."""
     return (
-        "It passed its base while its own learning rate decayed, which lowers the loss by itself; "
+        f"{who} passed its base while its own learning rate decayed, which lowers the loss by itself; "
         "the controls decay too, so the comparison with them is the fairer one."
     )
 

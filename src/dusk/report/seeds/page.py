@@ -60,14 +60,17 @@ def own_report(each: SeedRun) -> Path:
 def _facts(seeds: Seeds, pooled: Pooled) -> list[Fact]:
     facts = []
     outcomes = list(pooled.outcomes.values())
+    did, tried = outcomes.count(Outcome.RECOVERED), over_seeds(seeds)
     if pooled.tokens is not None:
-        values = pooled.tokens.values
-        course = f"{count(min(values))} to {count(max(values))}; " if len(values) > 1 else ""
-        words = f"{course}{outcomes.count(Outcome.RECOVERED)} of {over_seeds(seeds)} recovered"
-        facts.append(Fact("Recovered after", f"{count(pooled.tokens.mean)} tokens", words))
+        after, values = f"{count(pooled.tokens.mean)} tokens", pooled.tokens.values
+        course = f"{count(min(values))} to {count(max(values))}" if did > 1 else ""
+        if did == len(outcomes):
+            facts.append(Fact("Recovered after", after, course or tried))
+        else:
+            words = f"after {after}{f' on average ({course})' if course else ''}"
+            facts.append(Fact("Recovered", f"{did} of {tried}", words))
     elif Outcome.NOT_RECOVERED in outcomes:
-        number = outcomes.count(Outcome.NOT_RECOVERED)
-        facts.append(Fact("Not recovered", f"{number} of {over_seeds(seeds)}", ""))
+        facts.append(Fact("Not recovered", f"{outcomes.count(Outcome.NOT_RECOVERED)} of {tried}", ""))
     facts += [_compared(gain) for gain in told_roles(pooled.gains)]
     return facts
 

@@ -121,7 +121,7 @@ def _notes(seeds: Seeds, gains: tuple[PooledGain, ...]) -> list[str]:
     notes = []
     in_decay = [each.name for each in seeds.runs if each.recovery.in_decay]
     if in_decay:
-        notes.append(f"In {listed(in_decay)}: {decay_note()}")
+        notes.append(decay_note(f"In {listed(in_decay)} it"))
     for gain in gains:
         if len(gain.by_seed) < len(seeds.runs):
             told = f"{len(gain.by_seed)} of {over_seeds(seeds)}"
