@@ -37,7 +37,9 @@ def test_record(name: str) -> None:
     assert manifest.command == "pretrain"
     assert manifest.settings["optimizer"] == "muon"
     assert not any(source.path.startswith("/") for source in manifest.inputs)
-    assert (BASE / name / "README.md").read_text().startswith("---\n")
+    card = (BASE / name / "README.md").read_text()
+    assert ('base_model:\n- "constant"\nbase_model_relation' in card) == (name == "decayed")
+    assert "base.jsonl" not in card.partition("# ")[0]
 
 
 def test_over_trained() -> None:

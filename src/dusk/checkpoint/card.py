@@ -16,6 +16,7 @@ _RELATIONS = {"merge": "merge"}
 _TAGS = {"scale": ["depth-up-scaling"], "merge": ["merge"], "align": ["dpo"], "sft": ["sft"]}
 _LICENSE = re.compile(r"^license:\s*[\"']?([\w.+-]+)[\"']?\s*$", re.MULTILINE)
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+_DATA_SUFFIXES = (".json", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")  # of inputs that are no models
 
 
 def write_card(folder: Path) -> Path:
@@ -45,12 +46,13 @@ def render_card(manifest: Manifest, title: str) -> str:
     )
     environment.filters |= {"code": _code, "shown_name": _shown_name, "cell": _cell, "tojson": json.dumps}
     layer_map = LayerMap.from_json(manifest.layer_map) if manifest.layer_map else None
+    models = tuple(source for source in manifest.inputs if not source.name.endswith(_DATA_SUFFIXES))
     verb = manifest.command.split(" ")[0]
     text = environment.get_template("card.md.jinja").render(
         manifest=manifest,
         title=title,
-        license=_common_license(manifest.inputs),
-        base_models=sorted({name for source in manifest.inputs if (name := _model_name(source))}),
+        license=_common_license(models),
+        base_models=sorted({name for source in models if (name := _model_name(source))}),
         relation=_RELATIONS.get(verb, "finetune"),
         tags=_TAGS.get(verb, []),
         seams=layer_map.seams if layer_map else (),
