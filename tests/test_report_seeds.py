@@ -222,6 +222,13 @@ class TestPage:
         assert [dot.y_words for dot in mean.dots] == ["2.500", "2.420", "2.380", "2.340", "2.300"]
         assert [ring.label for ring in chart.rings] == ["mean passes at 600k"]
 
+    def test_nothing_is_ringed_unless_every_seed_recovers(self, tmp_path: Path) -> None:
+        folder = write_seeds(
+            tmp_path / "out", (0.0, 0.0, 0.11), scores=False
+        )  # their mean is 2.34 at the end
+        chart = recovery_charts(read_seeds(seed_folders(folder)))[0]
+        assert chart.rings == ()
+
     def test_the_same_seeds_give_the_same_page(self, whole: Path) -> None:
         before = (whole / "report.html").read_bytes(), (whole / "summary.json").read_bytes()
         report(whole)

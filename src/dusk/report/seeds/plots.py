@@ -7,7 +7,7 @@ from dusk.report.chart import Axes, Chart, Level, Line, Moment, Ring, draw
 from dusk.report.plots import BITS_TITLE, arm_label, arm_styles, flops_at
 from dusk.report.seeds.runs import SeedRun, Seeds
 from dusk.report.seeds.student import estimate
-from dusk.report.verdict import crossing
+from dusk.report.verdict import Outcome, crossing
 from dusk.report.wording import bits, count, flops
 
 _APART = 0.02  # measurements of two seeds are at one place where their tokens differ by less of the whole
@@ -80,11 +80,12 @@ def _levels(seeds: Seeds) -> list[Level]:
 
 
 def _rings(seeds: Seeds, *, by_compute: bool) -> list[Ring]:
-    """Where the mean of the scaled model's curves passes the mean level of its base."""
+    """Where the mean of the scaled model's curves passes its base's level, if every seed's does."""
     arms = [each.arms.recovery for each in seeds.runs if each.arms.recovery]
     done = [arm for arm in arms if arm.final.done and arm.curve]
     levels = [level for each in seeds.runs if (level := base_level(each.arms)) is not None]
-    if not done or not levels:
+    recovered = all(each.recovery.outcome is Outcome.RECOVERED for each in seeds.runs)
+    if not recovered or not levels:
         return []
     level = _mean(levels)
     tokens = crossing(mean_curve([arm.curve for arm in done]), level)
