@@ -33,6 +33,29 @@ TRL_ROWS = {
 _CONFIG = Path(__file__).parent.parent / "recipes/base/config.json"
 
 
+class Clock:
+    """The ends of steps by the clock and by processor time, which another process on the core does not change."""
+
+    def __init__(self) -> None:
+        self.ends: list[tuple[float, float]] = []
+        self.tokens: list[float] = []
+
+    def step(self, tokens: float) -> None:
+        """A step of so many tokens has ended."""
+        self.ends.append((time.perf_counter(), time.process_time()))
+        self.tokens.append(tokens)
+
+    def figures(self, losses: list[float]) -> dict[str, list[float]]:
+        """Tokens and seconds of each step after the warm ones, and the losses of all."""
+        spans = list(zip(self.ends[WARM_STEPS - 1 :], self.ends[WARM_STEPS:], strict=False))
+        return {
+            "tokens": self.tokens[WARM_STEPS:],
+            "seconds": [end[0] - begin[0] for begin, end in spans],
+            "processor_seconds": [end[1] - begin[1] for begin, end in spans],
+            "losses": losses,
+        }
+
+
 def prepare(work: Path) -> None:
     """Paragraphs of Python's own reference as documents; a random model with a tokenizer of its own."""
     from pydoc_data.topics import topics
@@ -51,15 +74,18 @@ def prepare(work: Path) -> None:
 
 
 def by_dusk(work: Path) -> dict[str, list[float]]:
-    """`dusk.pretrain`, by the steps that it records."""
+    """`dusk.pretrain`, by the progress that it tells after each step."""
     import dusk
 
-    out = work / "trained"
+    out, clock, losses = work / "trained", Clock(), []
     shutil.rmtree(out, ignore_errors=True)
-    dusk.pretrain(work / "model", out, data=work / "data.jsonl", **SETTINGS)
-    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    seconds = [row["seconds"] for row in rows]
-    return _figures([row["tokens_per_second"] * row["seconds"] for row in rows], seconds, rows)
+
+    def progress(done: int, total: int, unit: str, /, **values: float) -> None:
+        clock.step(done - sum(clock.tokens))
+        losses.append(values["loss"])
+
+    dusk.pretrain(work / "model", out, data=work / "data.jsonl", progress=progress, **SETTINGS)
+    return clock.figures(losses)
 
 
 def by_loop(work: Path) -> dict[str, list[float]]:
@@ -81,10 +107,9 @@ def by_loop(work: Path) -> dict[str, list[float]]:
     plan = plan_batches(store, capacity=PASS_TOKENS, seed=settings.seed, tokens=settings.tokens)
     optimizer = make_optimizer(model, settings)
     passes = STEP_TOKENS // PASS_TOKENS
-    tokens, seconds, rows = [], [], []
+    clock, losses = Clock(), []
     with packed(model):
         for begin in range(0, len(plan), passes):
-            began = time.perf_counter()
             batches = [packed_batch(store, units) for units in plan[begin : begin + passes]]
             items = sum(map(objective.weight, batches))
             total = 0.0
@@ -95,10 +120,9 @@ def by_loop(work: Path) -> dict[str, list[float]]:
             torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip)
             optimizer.step()
             optimizer.zero_grad()
-            seconds.append(time.perf_counter() - began)
-            tokens.append(float(sum(batch["input_ids"].numel() for batch in batches)))
-            rows.append({"loss": total})
-    return _figures(tokens, seconds, rows)
+            clock.step(sum(batch["input_ids"].numel() for batch in batches))
+            losses.append(total)
+    return clock.figures(losses)
 
 
 def by_trl(work: Path, packing_strategy: str) -> dict[str, list[float]]:
@@ -108,16 +132,17 @@ def by_trl(work: Path, packing_strategy: str) -> dict[str, list[float]]:
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    ends, tokens = [], []
+    clock, seen = Clock(), [0.0]
     passes = STEP_TOKENS // (TRL_ROWS[packing_strategy] * CONTEXT)
 
-    class Clock(TrainerCallback):
+    class Ticking(TrainerCallback):
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            ends.append(time.perf_counter())
+            clock.step(seen.pop())
+            seen.append(0.0)
 
     class Counting(SFTTrainer):
         def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            tokens.append(float(inputs["input_ids"].numel()))
+            seen[0] += inputs["input_ids"].numel()
             return super().training_step(model, inputs, *args, **kwargs)
 
     settings = SFTConfig(
@@ -145,19 +170,10 @@ def by_trl(work: Path, packing_strategy: str) -> dict[str, list[float]]:
         args=settings,
         train_dataset=Dataset.from_json(str(work / "data.jsonl")),
         processing_class=AutoTokenizer.from_pretrained(work / "model"),
-        callbacks=[Clock()],
+        callbacks=[Ticking()],
     )
-    began = time.perf_counter()
     trainer.train()
-    per_step = [sum(tokens[at : at + passes]) for at in range(0, len(tokens), passes)]
-    seconds = [end - before for before, end in zip([began, *ends], ends, strict=False)]
-    rows = [row for row in trainer.state.log_history if "loss" in row]
-    return _figures(per_step, seconds, rows)
-
-
-def _figures(tokens: list[float], seconds: list[float], rows: list[Any]) -> dict[str, list[float]]:
-    losses = [float(row["loss"]) for row in rows]
-    return {"tokens": tokens[WARM_STEPS:], "seconds": seconds[WARM_STEPS:], "losses": losses}
+    return clock.figures([float(row["loss"]) for row in trainer.state.log_history if "loss" in row])
 
 
 def main(way: str, work: Path) -> None:

@@ -5,6 +5,7 @@ import math
 import sys
 
 import pytest
+from bench import training
 from bench.__main__ import BENCHES, main, parser
 from bench.checkpoints import MERGEKIT_VARIABLE, mergekit_absent, mergekit_command, plain_copies
 from bench.measure import Run, in_turn, measured
@@ -206,3 +207,33 @@ def test_wrong_flags_are_refused(wrong, tmp_path):
         main([*wrong, "--work", str(tmp_path)])
     assert ended.value.code == 2
     assert parser().parse_args([]).rounds == 5
+
+
+def test_training_is_told_by_the_clock_and_by_processor_time(tmp_path, monkeypatch):
+    losses = {"dusk": [3.0, 2.0], "loop": [3.0, 2.0 + 1e-6]}
+    speeds = {"dusk": 4.0, "loop": 2.0, "trl-bfd": 1.0, "trl-wrapped": 2.0}
+
+    def child(command, log):
+        way = command[-2]
+        if way != "prepare":
+            figures = {
+                "tokens": [100.0, 300.0, 100.0],
+                "seconds": [100 / speeds[way], 300 / speeds[way], 900.0],  # the last step: another's work
+                "processor_seconds": [50 / speeds[way], 150 / speeds[way], 50 / speeds[way]],
+                "losses": losses.get(way, [9.0]),
+            }
+            (tmp_path / f"{way}.result.json").write_text(json.dumps(figures))
+        return Run(1.0, 1.0, 7 * MIB)
+
+    monkeypatch.setattr(training, "measured", child)
+    clock, processor = training.bench(tmp_path, 3)
+    assert clock.way("dusk").values == (4.0,) * 3  # the median step
+    assert processor.way("dusk").values == (8.0,) * 3
+    assert processor.ratio("dusk") == 2.0
+    assert processor.peak_mib("dusk") == 7
+    assert clock.goals == ()
+    assert [goal.found for goal in processor.goals] == [2.0, 2.0]
+    assert "(trl-wrapped)" in processor.goals[1].text
+    assert processor.notes[-1].startswith("Losses of dusk and loop are equal")
+    losses["loop"][1] = 2.001
+    assert "DIFFER" in training.bench(tmp_path, 1)[1].notes[-1]
