@@ -48,7 +48,7 @@ base: install ## the shipped base model again (40 minutes), in runs/base
 	$(BIN)/dusk pretrain runs/base/constant runs/base/decayed \
 	  --data runs/base/docs/base.jsonl --data runs/base/problems/text.jsonl \
 	  --eval-data runs/base/docs/heldout.jsonl --seed 1 \
-	  --optimizer muon --learning-rate 0.015 --schedule wsd --warmup 0.02 --decay 1 \
+	  --optimizer muon --learning-rate 0.015 --schedule wsd --warmup 0.02 --decay 0.98 \
 	  --batch-tokens 4096 --sequence-length 256 --tokens 600k --threads 1
 
 bench: install
