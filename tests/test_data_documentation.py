@@ -81,7 +81,7 @@ def test_other_versions_are_named() -> None:
     pinned = json.loads(Path(corpus.__file__).with_name("documentation.json").read_text())
     assert differences({"numpy": pinned["digests"]["numpy"]}) == []
     (note,) = differences({"numpy": {"base": "0" * 16}})
-    assert note.startswith("numpy: the texts are not those of version ")
+    assert note.startswith("the texts of numpy are not those of ")
     assert pinned["versions"]["numpy"] in note
 
 

@@ -130,13 +130,13 @@ def test_exact_matches_are_counted(folders, suite, data, monkeypatch):
     assert scores["arithmetic"]["exact_match"].value == 0.75
     assert scores["arithmetic"]["exact_match"].n == 8
     assert scores["arithmetic"]["exact_match"].stderr == pytest.approx(0.25 / math.sqrt(2))
-    accuracy = found.cell("model0", "Choice accuracy").value
+    accuracy = found.cell("model0", "Choice acc.").value
     assert found.mean("model0", "Mean").value == pytest.approx((accuracy + 0.75) / 2)
 
 
 def test_models_are_compared_item_by_item(report, folders, suite, data):
     found = report.compare("model0", "model1", resamples=500)
-    for label in ("Held-out bits/byte", "Choice probability", "Answer bits/byte", "Mean"):
+    for label in ("Held-out bits/byte", "Choice prob.", "Answer bits/byte", "Mean"):
         shown = report.mean if label == "Mean" else report.cell
         change = shown("model1", label).value - shown("model0", label).value
         assert found[label].difference == pytest.approx(change)
@@ -217,7 +217,7 @@ def test_a_chat_template_is_applied_when_asked(folders, suite, data, tmp_path, r
     (chat / "chat_template.jinja").write_text(template)
     plain = evaluate(chat, suite=suite, data=data, limit=2)
     asked = evaluate(chat, suite=suite, data=data, limit=2, apply_chat_template=True)
-    label = "Choice probability"
+    label = "Choice prob."
     assert asked.cell("chat", label).value != pytest.approx(plain.cell("chat", label).value)
     hand = ByHand(folders[0])
     item = asked.model("chat").entries["docs_choice"].items[0]

@@ -182,10 +182,17 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: str = ""
 
     tty = sys.stdout.isatty()
     made = Table(
-        title=title or None, box=box.SIMPLE_HEAD if tty else None, title_justify="left", pad_edge=tty
+        title=title or None,
+        box=box.SIMPLE_HEAD if tty else None,
+        title_justify="left",
+        pad_edge=False,
+        padding=(0, 1, 0, 0) if tty else (0, 1),
     )
     for place, header in enumerate(headers):
-        made.add_column(header, justify="right" if place else "left", no_wrap=not place)
+        # in a terminal headers wrap, between words only
+        words = header.split() if tty and place else [header]
+        width = max(map(len, [*words, *(row[place] for row in rows)]))
+        made.add_column(header, justify="right" if place else "left", width=width)
     for row in rows:
         made.add_row(*row)
     console = Console() if tty else Console(width=_PIPED_WIDTH, color_system=None)
