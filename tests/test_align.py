@@ -136,7 +136,7 @@ def test_the_figures_of_a_batch_by_hand(base: Path, steps: list[Path], whole: Pa
     from dusk.train.attention import packed
 
     with packed(model):
-        total, sums = Preference(reference.reshape(-1), beta)(model, packed_batch(store, range(store.units)))
+        total, sums = Preference(reference, beta)(model, packed_batch(store, range(store.units)))
     gains = policy - reference
     margins = beta * (gains[:, 0] - gains[:, 1])
     by_hand = {

@@ -10,8 +10,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from dusk.data.packing import TokenDocument, TokenStore, build_store
 from dusk.errors import CheckpointError
-from dusk.train.attention import Packing, packed
+from dusk.train.attention import packed
 from dusk.train.batch import packed_batch
+from dusk.train.blocks import Blocks
 from dusk.train.heldout import document_nats
 from dusk.train.objectives import NextToken, hidden_states
 from dusk.train.support import require_trainable
@@ -154,10 +155,10 @@ def test_gradient_checkpointing_changes_nothing(model_folder: ModelFolder):
 
 def test_packing_pads_little_and_places_every_token():
     boundaries = torch.tensor([0, *LENGTHS]).cumsum(0)
-    packing = Packing.of(boundaries)
+    packing = Blocks.of(boundaries)
     assert torch.equal(packing.slots[packing.places], torch.arange(sum(LENGTHS)))
     assert sum(documents * length for _, documents, length in packing.blocks) == len(packing.slots)
-    long = Packing.of(
+    long = Blocks.of(
         torch.randint(100, 1000, (200,), generator=torch.Generator().manual_seed(0)).cumsum(0) - 100
     )
     assert len(long.slots) < 1.15 * len(long.places)
@@ -210,9 +211,9 @@ class TestSupport:
         model = loaded(model_folder, "llama")
         forward = model.model.layers[1].self_attn.forward
 
-        def leaking(*args: Any, packing: Packing, **kwargs: Any) -> Any:
+        def leaking(*args: Any, packing: Blocks, **kwargs: Any) -> Any:
             whole = torch.tensor([0, len(packing.places)])
-            return forward(*args, packing=Packing.of(whole), **kwargs)
+            return forward(*args, packing=Blocks.of(whole), **kwargs)
 
         model.model.layers[1].self_attn.forward = lambda *args, **kwargs: (
             leaking(*args, **kwargs) if "packing" in kwargs else forward(*args, **kwargs)

@@ -8,6 +8,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from dusk.data.encode import (
     Example,
     TextTokenizer,
+    branches,
     encode_chat,
     encode_chats,
     encode_pair,
@@ -173,11 +174,14 @@ def test_what_follows_the_last_answer_is_left_out(tokenizer: TextTokenizer) -> N
 
 def test_pairs_share_their_prompt(tokenizer: TextTokenizer) -> None:
     example = encode_pair(CONVERSATIONS["open"], "Yes.", "No!", tokenizer, SOLAR)
-    for answer, made in (("Yes.", example.chosen), ("No!", example.rejected)):
+    prefix, *answers = branches(example)
+    for answer, made in zip(("Yes.", "No!"), answers, strict=True):
         messages = [*CONVERSATIONS["open"], {"role": "assistant", "content": answer}]
         whole = encode_chat(messages, tokenizer, SOLAR)
-        assert made.ids == whole.ids
+        assert prefix.ids + made.ids == whole.ids
         assert trained_text(made, byte_level()) == f"{answer}{EOS}"
+        assert made.trained.index(True) == 1  # what predicts an answer's first token is in its branch
+    assert not any(prefix.trained)
     assert example.chosen_ids[-1] == example.rejected_ids[-1] == tokenizer.eos
 
 
@@ -191,7 +195,7 @@ def test_text_that_follows_gets_no_blank_in_front() -> None:
     assert "".join(pieces) == f"Tom▁has▁7▁pens.\n####▁7{EOS}"
     assert inner.id_to_token(example.ids[0]).startswith("▁")
     pair = encode_pair([USER], BOT["content"], "7", tokenizer, SOLAR)
-    assert pair.chosen.ids == example.ids
+    assert pair.prompt_ids + pair.chosen_ids == example.ids
     assert inner.decode(pair.rejected_ids) == "7"
     assert inner.id_to_token(pair.rejected_ids[0]) == "7"
 

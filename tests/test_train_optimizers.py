@@ -66,10 +66,10 @@ def test_muon_resumes_bit_equal(base: Path, tmp_path: Path):
     assert metrics(tmp_path / "out") == metrics(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("per_unit", [1, 2])
+@pytest.mark.parametrize("per_unit", [1, 3])
 def test_operations_are_those_that_torch_counts(base: Path, per_unit: int):
     model = load_model(base)
-    lengths = (9, 30, 17, 5)
+    lengths = (9, 30, 17, 5, 12, 8)
     documents = [TokenDocument(list(range(n)), [i >= n // 3 for i in range(n)]) for n in lengths]
     store = build_store(documents, documents_per_unit=per_unit)
     batches = PlannedBatches(store, [list(range(store.units))])
@@ -82,5 +82,8 @@ def test_operations_are_those_that_torch_counts(base: Path, per_unit: int):
         for operation, count in counter.get_flop_counts()["Global"].items()
         if "attention" not in str(operation)
     )
-    attention = 6 * 2 * 32 * sum(n * n for n in lengths)
+    seen = sum(n * n for n in lengths)
+    if per_unit == 3:  # the queries of a branch see all of its prefix
+        seen += 2 * 9 * (30 + 17) + 2 * 5 * (12 + 8)
+    attention = 6 * 2 * 32 * seen
     assert training_flops(model, batches) == products + attention

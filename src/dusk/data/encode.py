@@ -33,15 +33,19 @@ class PairExample:
     chosen_ids: list[int]
     rejected_ids: list[int]
 
-    @property
-    def chosen(self) -> Example:
-        """The prompt with the chosen answer, which alone is trained on."""
-        return _answered(self.prompt_ids, self.chosen_ids)
 
-    @property
-    def rejected(self) -> Example:
-        """The prompt with the rejected answer, which alone is trained on."""
-        return _answered(self.prompt_ids, self.rejected_ids)
+def branches(pair: PairExample) -> tuple[Example, Example, Example]:
+    """The prompt without its last token, and both answers behind that token, which alone are trained on.
+
+    The prompt's last token predicts the first of either answer, so each branch has it for itself; what is before
+    it is the same for both, and is computed once (arXiv 2410.20305).
+    """
+    shared, last = pair.prompt_ids[:-1], pair.prompt_ids[-1:]
+    answers = (
+        Example([*last, *ids], [False] * len(last) + [True] * len(ids))
+        for ids in (pair.chosen_ids, pair.rejected_ids)
+    )
+    return (Example(shared, [False] * len(shared)), *answers)  # type: ignore[return-value]
 
 
 class TextTokenizer:
@@ -226,7 +230,3 @@ def _last_answer_begin(example: Example) -> int:
     while begin and example.trained[begin - 1]:
         begin -= 1
     return begin
-
-
-def _answered(prompt: list[int], answer: list[int]) -> Example:
-    return Example([*prompt, *answer], [False] * len(prompt) + [True] * len(answer))

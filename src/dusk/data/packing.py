@@ -1,8 +1,9 @@
 """Token stores, and packing them into batches without padding.
 
 A store is flat: the tokens of all documents one behind the other, offsets between them, and one mask that says
-which tokens are trained on. A *unit* is what must stay in one batch: one document, or the two answers of a
-preference pair. Batches are bins of units, filled best-fit, so that almost nothing is left empty.
+which tokens are trained on. A *unit* is what must stay in one batch: one document, or a preference pair,
+which is three: the prompt once, and the two answers that branch off from it. Batches are bins of units, filled
+best-fit, so that almost nothing is left empty.
 """
 
 import bisect
@@ -37,7 +38,9 @@ class TokenStore:
     """Documents as flat arrays.
 
     tokens (T,) int32, trained (T,) bool, offsets (D+1,) int64, text_bytes (D,) int64, domain (D,) int32 into
-    `domains`; `documents_per_unit` is 2 for preference pairs (chosen, rejected), else 1.
+    `domains`. Where `documents_per_unit` is above 1, a unit's first document is the prefix of its others, its
+    branches: each of them goes on from the prefix and knows nothing of the other branches. Preference pairs have
+    3: prompt, chosen, rejected. A prefix may be empty.
     """
 
     tokens: npt.NDArray[np.int32]
@@ -65,6 +68,14 @@ class TokenStore:
     def unit_documents(self, unit: int) -> range:
         """The documents of one unit."""
         return range(unit * self.documents_per_unit, (unit + 1) * self.documents_per_unit)
+
+    def predicted(self) -> npt.NDArray[np.int64]:
+        """For each document the tokens that are predicted: what is trained, but for its first, (D,)."""
+        before = np.concatenate([[0], np.cumsum(self.trained, dtype=np.int64)])
+        found = np.diff(before[self.offsets])
+        begins = self.offsets[:-1][found > 0]
+        found[found > 0] -= self.trained[begins]
+        return found
 
     def thinned(self, tokens: int) -> "TokenStore":
         """At most about `tokens` of it: every k-th unit, so that all parts of the data are in it."""

@@ -8,7 +8,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dusk.data.encode import Example, TextTokenizer, encode_chats, encode_pairs, encode_texts, too_long
+from dusk.data.encode import (
+    Example,
+    TextTokenizer,
+    branches,
+    encode_chats,
+    encode_pairs,
+    encode_texts,
+    too_long,
+)
 from dusk.data.kinds import Kind, conversation, pair
 from dusk.data.packing import TokenDocument, TokenStore, build_store, cut
 from dusk.data.readers import read_rows
@@ -87,6 +95,8 @@ def pair_store(
 ) -> tuple[TokenStore, Counts]:
     """A store of preference pairs, from rows with `prompt`, `chosen` and `rejected`; a unit is one pair.
 
+    What both answers follow is in it once (`branches`).
+
     Raises:
         DataError: as `chat_store`.
     """
@@ -101,8 +111,8 @@ def pair_store(
             if reason:
                 counts.left_out[reason] += 1
             else:
-                documents += [_document(example.chosen, domain), _document(example.rejected, domain)]
-    return _built(documents, counts, 2)
+                documents += [_document(part, domain) for part in branches(example)]
+    return _built(documents, counts, 3)
 
 
 def file_digest(file: Path) -> str:

@@ -36,15 +36,14 @@ def _layer_elements(model: PreTrainedModel) -> int:
 
 
 def _squares(store: TokenStore) -> npt.NDArray[np.int64]:
-    """For each unit the sum of the squares of its documents' lengths."""
-    each: npt.NDArray[np.int64] = np.diff(store.offsets) ** 2
-    sums: npt.NDArray[np.int64] = each.reshape(-1, store.documents_per_unit).sum(axis=1)
+    """For each unit the sum of the squares of its documents' lengths; a branch also sees its prefix twice over."""
+    lengths = np.diff(store.offsets).reshape(-1, store.documents_per_unit)
+    prefix, branches = lengths[:, :1], lengths[:, 1:]
+    sums: npt.NDArray[np.int64] = (lengths**2).sum(1) + 2 * (prefix * branches).sum(1)
     return sums
 
 
 def _predicted(store: TokenStore) -> npt.NDArray[np.int64]:
-    """For each unit the tokens that are predicted: what is trained, but for the first of a document."""
-    trained = store.trained.astype(np.int64)
-    trained[store.offsets[:-1]] = 0
-    sums: npt.NDArray[np.int64] = np.add.reduceat(trained, store.offsets[: -1 : store.documents_per_unit])
+    """For each unit the tokens that are predicted."""
+    sums: npt.NDArray[np.int64] = store.predicted().reshape(-1, store.documents_per_unit).sum(1)
     return sums

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from dusk.data.packing import TokenStore, best_fit
-from dusk.train.attention import packed
+from dusk.train.attention import Backend, packed
 from dusk.train.batch import packed_batch
 from dusk.train.precision import computing
 from dusk.train.preference import answer_log_probabilities
@@ -32,7 +32,7 @@ def heldout_loss(
 ) -> HeldoutLoss:
     """Measure a model on a store of documents; attention stays inside each document."""
     nats = document_nats(model, store, precision=precision)
-    tokens = int(store.trained.sum()) - int(store.trained[store.offsets[:-1]].sum())
+    tokens = int(store.predicted().sum())
     domains = {}
     for number, name in enumerate(store.domains):
         mine = store.domain == number
@@ -45,7 +45,11 @@ def heldout_loss(
 
 @torch.no_grad()
 def document_nats(
-    model: PreTrainedModel, store: TokenStore, *, precision: Precision | None = None
+    model: PreTrainedModel,
+    store: TokenStore,
+    *,
+    precision: Precision | None = None,
+    backend: Backend | None = None,
 ) -> npt.NDArray[np.float64]:
     """-log p of the trained tokens of each document in nats, (D,) float64."""
     was_training = model.training
@@ -53,7 +57,7 @@ def document_nats(
     device = model.get_output_embeddings().weight.device
     nats = np.zeros(store.documents)
     lengths = store.unit_lengths()
-    with packed(model), computing(precision, device):
+    with packed(model, backend), computing(precision, device):
         for units in best_fit(lengths, _CAPACITY, np.argsort(lengths, kind="stable")):
             batch = {name: value.to(device) for name, value in packed_batch(store, units).items()}
             nats[batch["documents"].cpu().numpy()] = -answer_log_probabilities(model, batch).cpu().numpy()

@@ -9,7 +9,7 @@ from typing import Protocol
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from dusk.train.attention import Packing
+from dusk.train.attention import packing_of
 from dusk.train.batch import Batch
 from dusk.train.loss import IGNORED, summed_cross_entropy
 
@@ -32,7 +32,7 @@ def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
         input_ids=batch["input_ids"],
         position_ids=batch["position_ids"],
         use_cache=False,
-        packing=Packing.of(batch["boundaries"]),
+        packing=packing_of(batch["boundaries"], batch["prefixes"]),
     )
     return out.last_hidden_state[0]  # type: ignore[no-any-return]
 

@@ -11,6 +11,9 @@ from dusk.train.batch import Batch
 from dusk.train.loss import IGNORED, log_probabilities
 from dusk.train.objectives import hidden_states
 
+PAIR, CHOSEN, REJECTED = 3, 1, 2
+"""Of the documents of a pair (prompt, chosen, rejected): how many, and which are the answers."""
+
 
 def preference_losses(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
     """-log sigmoid(beta (chosen - rejected)) of each pair (Rafailov et al. 2023, equation 7).
@@ -23,9 +26,8 @@ def preference_losses(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
 class Preference:
     """DPO against fixed reference log-probabilities.
 
-    `reference` (D,): log pi_ref of the trained tokens of each document of the store, in nats; documents 2i and
-    2i + 1 are the chosen and the rejected answer of pair i. Prompts are not trained, so both sums run over the
-    answers alone.
+    `reference` (pairs, 2): log pi_ref of the chosen and the rejected answer of each pair of the store, in nats.
+    Prompts are not trained, so the sums run over the answers alone.
     """
 
     def __init__(self, reference: npt.NDArray[np.float64], beta: float) -> None:
@@ -34,23 +36,26 @@ class Preference:
 
     def weight(self, batch: Batch) -> int:
         """Pairs."""
-        return len(batch["documents"]) // 2
+        return int((batch["documents"] % PAIR == CHOSEN).sum())
 
     def __call__(self, model: PreTrainedModel, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Summed loss, and the sums of the metrics that users of DPO know."""
-        policy = answer_log_probabilities(model, batch)
-        reference = self.reference.to(policy.device)[batch["documents"]].to(policy.dtype)
-        gains = policy - reference
-        losses = preference_losses(gains[0::2], gains[1::2], self.beta)
-        rewards = self.beta * gains.detach()
-        margins = rewards[0::2] - rewards[1::2]
+        logs, numbers = answer_log_probabilities(model, batch), batch["documents"]
+        chosen, rejected = logs[numbers % PAIR == CHOSEN], logs[numbers % PAIR == REJECTED]
+        pairs = numbers[numbers % PAIR == CHOSEN] // PAIR
+        by_chosen, by_rejected = self.reference.to(logs.device)[pairs].to(logs.dtype).unbind(1)
+        losses = preference_losses(chosen - by_chosen, rejected - by_rejected, self.beta)
+        better, worse = (
+            self.beta * (chosen - by_chosen).detach(),
+            self.beta * (rejected - by_rejected).detach(),
+        )
         return losses.sum(), {
-            "rewards/chosen": rewards[0::2].sum(),
-            "rewards/rejected": rewards[1::2].sum(),
-            "rewards/margins": margins.sum(),
-            "rewards/accuracies": (margins > 0).sum(),
-            "logps/chosen": policy[0::2].detach().sum(),
-            "logps/rejected": policy[1::2].detach().sum(),
+            "rewards/chosen": better.sum(),
+            "rewards/rejected": worse.sum(),
+            "rewards/margins": (better - worse).sum(),
+            "rewards/accuracies": (better > worse).sum(),
+            "logps/chosen": chosen.detach().sum(),
+            "logps/rejected": rejected.detach().sum(),
         }
 
 

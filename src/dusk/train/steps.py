@@ -15,12 +15,12 @@ from dusk.data.packing import TokenStore
 from dusk.train.fit import FitReport, fit
 from dusk.train.heldout import document_nats
 from dusk.train.metrics import MetricsFile
-from dusk.train.preference import Preference
+from dusk.train.preference import CHOSEN, PAIR, REJECTED, Preference
 from dusk.train.settings import TrainSettings
 from dusk.train.trainer import Progress
 
 Logs = npt.NDArray[np.float64]
-"""log p in nats of the trained tokens of each document of a store; chosen and rejected answers in turn."""
+"""log p in nats of the chosen and the rejected answer of each pair, (pairs, 2)."""
 
 
 @dataclass(frozen=True)
@@ -88,16 +88,20 @@ class Outcome:
 
 def accuracies(logs: Logs, store: TokenStore) -> tuple[float, float]:
     """Shares of pairs whose chosen answer is the likelier, in total and per token."""
-    tokens = np.add.reduceat(store.trained.astype(np.int64), store.offsets[:-1])
-    mean = logs / np.maximum(tokens, 1)
-    return float((logs[0::2] > logs[1::2]).mean()), float((mean[0::2] > mean[1::2]).mean())
+    mean = logs / np.maximum(answers(store.predicted()), 1)
+    return float((logs[:, 0] > logs[:, 1]).mean()), float((mean[:, 0] > mean[:, 1]).mean())
+
+
+def answers(figures: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Figures of all documents of a store of pairs as those of the two answers, (pairs, 2)."""
+    return figures.reshape(-1, PAIR)[:, [CHOSEN, REJECTED]]
 
 
 def cached_logs(cache: Path, model: PreTrainedModel, store: TokenStore, settings: TrainSettings) -> Logs:
     """Log-probabilities under `model` as it is now; computed once, and read from `cache` after a restart."""
     if cache.exists():
         return np.load(cache)  # type: ignore[no-any-return]
-    logs = -document_nats(model, store, precision=settings.precision)
+    logs = -answers(document_nats(model, store, precision=settings.precision))
     writing = cache.with_suffix(".writing.npy")
     np.save(writing, logs)
     writing.replace(cache)
@@ -123,7 +127,7 @@ def run_steps(
         step, work = steps[number], works[number]
         done = sum(outcome.fit.tokens for outcome in outcomes)
         reference = step.start_logs if number == 0 else work.reference(model, step.store, settings)
-        margin = float((reference[0::2] - reference[1::2]).mean())
+        margin = float((reference[:, 0] - reference[:, 1]).mean())
         objective = Preference(reference, beta)
         report = fit(
             model, step.store, objective, settings, work.folder, progress=_shifted(progress, done, total)

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from dusk.errors import CheckpointError
-from dusk.train.attention import Packing, packed
+from dusk.train.attention import packed, packing_of
 
 _LENGTHS = (7, 3, 6)  # of the documents that are tried
 _LARGE_LOGITS = 100.0  # where a soft cap shows
@@ -41,7 +41,7 @@ def _attention_fault(model: PreTrainedModel, tokens: Tensor) -> str | None:
     if getattr(model.config.get_text_config(), "attention_chunk_size", None):
         return "its attention goes by chunks, which packed attention does not know"
     positions = torch.cat([torch.arange(length, device=tokens.device) for length in _LENGTHS])
-    packing = Packing.of(torch.tensor([0, *_LENGTHS], device=tokens.device).cumsum(0))
+    packing = packing_of(torch.tensor([0, *_LENGTHS], device=tokens.device).cumsum(0))
     decoder = model.get_decoder()
     try:
         alone = [_states(decoder, some) for some in tokens.split(_LENGTHS)]
