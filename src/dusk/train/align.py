@@ -11,16 +11,18 @@ from typing import Any, Literal
 
 from transformers import PreTrainedModel
 
-from dusk.checkpoint import OutputFolder, Source, open_checkpoint
+from dusk.checkpoint import Source, open_checkpoint
 from dusk.data.encode import TextTokenizer
 from dusk.data.stores import pair_store
 from dusk.data.templates import Template
 from dusk.data.templates import template as template_called
 from dusk.errors import SettingError
+from dusk.train.distribution import distributed, on_main, spread
 from dusk.train.fit import using_threads
 from dusk.train.model import context_length, load_model, saved_dtype
 from dusk.train.output import (
     Files,
+    SharedOutput,
     TrainReport,
     Tuned,
     data_files,
@@ -47,6 +49,7 @@ DEFAULTS: dict[str, Any] = {
 """Zephyr's (Tunstall et al. 2023, section 4.4), which sDPO follows; Zephyr trains for one to three epochs."""
 
 
+@distributed
 def align(
     model: str | Path,
     out: str | Path,
@@ -74,11 +77,12 @@ def align(
     turns = template_called(template or own_template(start.path))
     inputs = (Source.of(start), *data_sources(files))
     recorded = chosen.to_json() | {"beta": beta, "order": order, "template": turns.name}
-    with OutputFolder(out, resume_key("align", inputs, recorded)) as output, using_threads(chosen.threads):
+    with SharedOutput(out, resume_key("align", inputs, recorded)) as output, using_threads(chosen.threads):
         if report := finished_before(output):
             return report
         network = load_model(start.path)
-        require_trainable(network)
+        on_main(lambda: require_trainable(network))
+        spread(network, chosen.precision)
         tokenizer = load_tokenizer(start.path, network)
         ready = _steps(files, network, tokenizer, turns, chosen, output.path)
         if order == "easy-to-hard":

@@ -18,7 +18,12 @@ their numbers in the store; prefixes (D,): which document of the batch each goes
 
 
 def packed_batch(store: TokenStore, units: Sequence[int]) -> Batch:
-    """Join units of a store into one packed row."""
+    """Join units of a store into one packed row; of no unit, a row that adds nothing to any loss.
+
+    A rank that has nothing left to do in a step must still compute, as the others need its shards.
+    """
+    if not units:
+        return _idle_batch()
     documents, prefixes = _documents(store, units)
     spans = [(int(store.offsets[d]), int(store.offsets[d + 1])) for d in documents]
     tokens = np.concatenate([store.tokens[begin:end] for begin, end in spans]).astype(np.int64)
@@ -52,6 +57,18 @@ def _documents(store: TokenStore, units: Sequence[int]) -> tuple[list[int], list
         documents += filled
         prefixes += [-1 if shared and d == members[0] else prefix for d in filled]
     return documents, prefixes
+
+
+def _idle_batch() -> Batch:
+    """One token, in no document."""
+    return {
+        "input_ids": torch.zeros(1, 1, dtype=torch.long),
+        "position_ids": torch.zeros(1, 1, dtype=torch.long),
+        "labels": torch.full((1, 1), IGNORED),
+        "boundaries": torch.tensor([0, 1]),
+        "documents": torch.empty(0, dtype=torch.long),
+        "prefixes": torch.tensor([-1]),
+    }
 
 
 class PlannedBatches(Dataset[Batch]):

@@ -14,11 +14,13 @@ from dusk.data.packing import TokenStore, plan_batches
 from dusk.train.attention import packed
 from dusk.train.batch import PlannedBatches
 from dusk.train.checkpoints import newest_complete
+from dusk.train.distribution import from_main, on_main, rank, world_size
 from dusk.train.flops import training_flops
 from dusk.train.metrics import MetricsFile, peak_memory_bytes
-from dusk.train.objectives import Objective
+from dusk.train.objectives import Objective, as_forward
 from dusk.train.precision import device_of_training
 from dusk.train.settings import TrainSettings
+from dusk.train.sharing import passes_per_step, share
 from dusk.train.trainer import PackedTrainer, Progress, Recorder, step_tokens
 
 _CHECKPOINTS = "checkpoints"
@@ -63,35 +65,38 @@ def fit(
     progress: Progress | None = None,
 ) -> FitReport:
     """Train `model` in place; checkpoints and metrics.jsonl lie in `folder`, and are continued from there."""
-    capacity, accumulation = _micro_batches(store, settings)
+    capacity, per_step = _micro_batches(store, settings)
     plan = plan_batches(
         store, capacity=capacity, seed=settings.seed, tokens=settings.tokens, epochs=settings.epochs
     )
     batches = PlannedBatches(store, plan)
+    mine = share(plan, per_step, store.unit_lengths(), rank=rank(), ranks=world_size())
     recorder = Recorder(
-        MetricsFile(folder / "metrics.jsonl"),
+        MetricsFile(folder / "metrics.jsonl", writing=rank() == 0),
         settings,
-        step_tokens(batches, accumulation, _devices()),
+        step_tokens(batches, per_step),
         heldout.thinned(settings.eval_tokens) if heldout else None,
         progress,
     )
-    arguments = training_arguments(folder / _CHECKPOINTS, settings, accumulation)
+    arguments = training_arguments(folder / _CHECKPOINTS, settings, passes_per_step(per_step, world_size()))
     arguments.use_cache = getattr(model.config, "use_cache", True)  # the Trainer writes it into the config
     if settings.gradient_checkpointing:
         _checkpoint_activations(model)
-    checkpoint = newest_complete(folder / _CHECKPOINTS)
-    with packed(model), using_threads(settings.threads):
+    checkpoint = from_main(lambda: newest_complete(folder / _CHECKPOINTS))
+    with packed(model), as_forward(model, objective), using_threads(settings.threads):
         trainer = PackedTrainer(
             objective=objective,
             settings=settings,
             model=model,
             args=arguments,
-            train_dataset=batches,
+            train_dataset=PlannedBatches(store, mine),
             callbacks=[recorder],
         )
         trainer.remove_callback(PrinterCallback)
         recorder.trainer = trainer
-        recorder.metrics.cut_back(int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else -1)
+        on_main(
+            lambda: recorder.metrics.cut_back(int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else -1)
+        )
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return _report(recorder, training_flops(model, batches))
 
@@ -130,16 +135,12 @@ def _checkpoint_activations(model: PreTrainedModel) -> None:
     enable()
 
 
-def _devices() -> int:
-    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-
-
 def _micro_batches(store: TokenStore, settings: TrainSettings) -> tuple[int, int]:
-    """Tokens of one forward pass, and how many passes make an optimizer step."""
+    """Tokens of one forward pass, and how many passes make an optimizer step; on one device."""
     largest = 16384 if device_of_training().type == "cuda" else 4096
-    wanted = settings.micro_batch_tokens or min(settings.batch_tokens // _devices(), largest)
+    wanted = settings.micro_batch_tokens or min(settings.batch_tokens, largest)
     capacity = max(wanted, int(store.unit_lengths().max()))
-    return capacity, max(1, round(settings.batch_tokens / (capacity * _devices())))
+    return capacity, max(1, round(settings.batch_tokens / capacity))
 
 
 @contextmanager
@@ -154,7 +155,7 @@ def using_threads(threads: int | None) -> Iterator[None]:
 
 
 def _report(recorder: Recorder, flops: int) -> FitReport:
-    rows = [row for row in recorder.metrics.rows() if row["kind"] == "train"]
+    rows = [row for row in from_main(recorder.metrics.rows) if row["kind"] == "train"]
     tail = rows[-max(1, len(rows) // 20) :]
     names = [name for name in tail[-1] if "/" in name]
     return FitReport(

@@ -11,6 +11,8 @@ from transformers import PreTrainedModel
 from dusk.data.packing import TokenStore, best_fit
 from dusk.train.attention import Backend, packed
 from dusk.train.batch import packed_batch
+from dusk.train.distribution import dealt, summed
+from dusk.train.objectives import as_forward
 from dusk.train.precision import computing
 from dusk.train.preference import answer_log_probabilities
 from dusk.train.settings import Precision
@@ -51,15 +53,16 @@ def document_nats(
     precision: Precision | None = None,
     backend: Backend | None = None,
 ) -> npt.NDArray[np.float64]:
-    """-log p of the trained tokens of each document in nats, (D,) float64."""
+    """-log p of the trained tokens of each document in nats, (D,) float64; each rank measures its share."""
     was_training = model.training
     model.eval()
     device = model.get_output_embeddings().weight.device
     nats = np.zeros(store.documents)
     lengths = store.unit_lengths()
-    with packed(model, backend), computing(precision, device):
-        for units in best_fit(lengths, _CAPACITY, np.argsort(lengths, kind="stable")):
+    bins = best_fit(lengths, _CAPACITY, np.argsort(lengths, kind="stable"))
+    with packed(model, backend), as_forward(model, answer_log_probabilities), computing(precision, device):
+        for units in dealt(bins):
             batch = {name: value.to(device) for name, value in packed_batch(store, units).items()}
-            nats[batch["documents"].cpu().numpy()] = -answer_log_probabilities(model, batch).cpu().numpy()
+            nats[batch["documents"].cpu().numpy()] = -model(batch).cpu().numpy()
     model.train(was_training)
-    return nats
+    return summed(torch.from_numpy(nats)).numpy()

@@ -18,10 +18,11 @@ def peak_memory_bytes() -> int:
 
 
 class MetricsFile:
-    """`metrics.jsonl`, appended to and flushed line by line."""
+    """`metrics.jsonl`, appended to and flushed line by line; one that is not `writing` is only read."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, writing: bool = True) -> None:
         self.path = path
+        self.writing = writing
 
     def rows(self) -> list[dict[str, Any]]:
         """All whole rows; a line cut off by a kill is left out."""
@@ -32,6 +33,8 @@ class MetricsFile:
 
     def cut_back(self, step: int) -> None:
         """Drop what was written after `step`."""
+        if not self.writing:
+            return
         kept = [row for row in self.rows() if row["step"] <= step]
         partial = self.path.with_suffix(".tmp")
         partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
@@ -39,5 +42,7 @@ class MetricsFile:
 
     def write(self, kind: str, **values: Any) -> None:
         """Append one row."""
+        if not self.writing:
+            return
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"kind": kind, **values}) + "\n")

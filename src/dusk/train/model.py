@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import torch
+from accelerate import init_empty_weights
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel, set_seed
@@ -11,6 +12,7 @@ from transformers.utils import logging
 
 from dusk.checkpoint import Checkpoint
 from dusk.errors import CheckpointError, SettingError
+from dusk.train.distribution import on_main, whole_weights, world_size
 from dusk.train.precision import device_of_training
 
 logging.disable_progress_bar()
@@ -22,9 +24,15 @@ _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF
 def load_model(folder: Path) -> PreTrainedModel:
     """A causal model with float32 weights: an Adam step is often smaller than what bf16 can hold.
 
+    Of several ranks the first has the weights, and the others a hollow model (see `distribution.spread`).
+
     Raises:
         CheckpointError: transformers cannot load the folder, or the weights do not fit the config.
     """
+    return _ready(on_main(lambda: _saved(folder)) or _hollow(folder))
+
+
+def _saved(folder: Path) -> PreTrainedModel:
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
@@ -42,7 +50,18 @@ def load_model(folder: Path) -> PreTrainedModel:
             problems=faults[:20],
             remedy="`dusk verify` says more; transformers would have put random numbers in their place.",
         )
-    return _ready(model)
+    return model
+
+
+def _hollow(config: Path) -> PreTrainedModel:
+    """A model of this config whose parameters have shapes alone; its buffers are real."""
+    with init_empty_weights(include_buffers=False):
+        return _of_config(config)
+
+
+def _of_config(config: Path) -> PreTrainedModel:
+    found = AutoConfig.from_pretrained(config, trust_remote_code=False)
+    return AutoModelForCausalLM.from_config(found, dtype=torch.float32, trust_remote_code=False)
 
 
 def new_model(config_file: Path, seed: int) -> PreTrainedModel:
@@ -52,9 +71,8 @@ def new_model(config_file: Path, seed: int) -> PreTrainedModel:
         CheckpointError: no config, or one that transformers refuses.
     """
     try:
-        config = AutoConfig.from_pretrained(config_file, trust_remote_code=False)
         set_seed(seed)
-        return _ready(AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False))
+        return _ready(on_main(lambda: _of_config(config_file)) or _hollow(config_file))
     except _REFUSALS as error:
         raise CheckpointError(
             f"{config_file}: no model can be made of this config: {error}",
@@ -63,9 +81,9 @@ def new_model(config_file: Path, seed: int) -> PreTrainedModel:
 
 
 def _ready(model: PreTrainedModel) -> PreTrainedModel:
-    """On the device of training; without generation settings, whose faults would stop every save."""
+    """Without generation settings, whose faults would stop every save; alone, on the device of training."""
     model.generation_config = GenerationConfig.from_model_config(model.config)
-    return model.to(device_of_training())
+    return model if world_size() > 1 else model.to(device_of_training())
 
 
 def saved_dtype(checkpoint: Checkpoint) -> torch.dtype:
@@ -95,8 +113,13 @@ def configured_dtype(config_file: Path) -> torch.dtype:
 
 
 def save_model(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> None:
-    """Write weights and config in `dtype`; the model itself stays as it is."""
-    model.save_pretrained(folder, state_dict=_in_dtype(model.state_dict(), dtype))
+    """Write weights and config in `dtype`; the model itself stays as it is. Rank 0 writes, all take part."""
+    weights = _in_dtype(whole_weights(model), dtype)
+    on_main(lambda: _write(model, weights, folder, dtype))
+
+
+def _write(model: PreTrainedModel, weights: dict[str, Tensor], folder: Path, dtype: torch.dtype) -> None:
+    model.save_pretrained(folder, state_dict=weights)
     config_file = folder / "config.json"
     config = json.loads(config_file.read_text()) | {"dtype": str(dtype).removeprefix("torch.")}
     config_file.write_text(json.dumps(config, indent=2) + "\n")

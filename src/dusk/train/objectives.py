@@ -4,7 +4,10 @@ Next token and completion only are one objective, since the labels already say w
 The preference objective stands in `preference.py`.
 """
 
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Protocol
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -24,6 +27,23 @@ class Objective(Protocol):
     def __call__(self, model: PreTrainedModel, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The summed loss of the batch, and sums of further metrics over the same items."""
         ...
+
+
+@contextmanager
+def as_forward(model: PreTrainedModel, function: Callable[[PreTrainedModel, Batch], Any]) -> Iterator[None]:
+    """Inside, `model(batch)` is `function(model, batch)`: what is computed with a model is its forward pass.
+
+    Whatever wraps or shards a model does its work around `forward`, the output head's weight included: an
+    objective that called the parts of a sharded model from outside would find them in pieces.
+    """
+    before = model.__dict__.get("forward")
+    model.forward = partial(function, model)
+    try:
+        yield
+    finally:
+        del model.forward
+        if before is not None:
+            model.forward = before
 
 
 def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Self
 
 import torch
@@ -24,6 +25,7 @@ from dusk.checkpoint import (
 )
 from dusk.data.stores import file_digest
 from dusk.errors import DataError
+from dusk.train.distribution import from_main, on_main, rank
 from dusk.train.model import save_model
 from dusk.train.vocabulary import TEMPLATE_FILE, stop_at
 
@@ -88,8 +90,32 @@ def resume_key(command: str, inputs: Sequence[Source], settings: Mapping[str, An
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
+class SharedOutput:
+    """The output folder as all ranks see it: rank 0 owns it (`OutputFolder`), and what it refuses, all raise."""
+
+    def __init__(self, out: str | Path, resume_key: str) -> None:
+        self._owned = OutputFolder(out, resume_key)
+        self.out, self.path = self._owned.out, self._owned.path
+        self.resumed = False
+
+    def __enter__(self) -> Self:
+        on_main(self._owned.__enter__)
+        self.resumed = from_main(lambda: self._owned.resumed)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if rank() == 0:
+            self._owned.__exit__(kind, error, trace)
+
+    def commit(self) -> None:
+        """Give it its final name; rank 0 does."""
+        self._owned.commit()
+
+
 def finish(
-    output: OutputFolder,
+    output: SharedOutput,
     model: PreTrainedModel,
     dtype: torch.dtype,
     *,
@@ -105,6 +131,19 @@ def finish(
     `start` is the model that was trained, if it was one: its companions come along, and its lineage.
     """
     save_model(model, output.path, dtype)
+    on_main(lambda: _finish(output, command, inputs, settings, results, start, tuned))
+
+
+def _finish(
+    output: SharedOutput,
+    command: str,
+    inputs: Sequence[Source],
+    settings: Mapping[str, Any],
+    results: Mapping[str, Any],
+    start: Path | None,
+    tuned: Tuned | None,
+) -> None:
+    """What goes beside the weights, and the name."""
     if start is not None:
         (output.path / "generation_config.json").unlink(missing_ok=True)  # the start's own, or none
         carry_over(start, output.path)
@@ -125,16 +164,16 @@ def finish(
     _commit(output)
 
 
-def finished_before(output: OutputFolder) -> TrainReport | None:
+def finished_before(output: SharedOutput) -> TrainReport | None:
     """The report of a run that was killed when only its name was missing; gives it the name."""
-    manifest = read_manifest(output.path) if output.resumed else None
+    manifest = from_main(lambda: read_manifest(output.path) if output.resumed else None)
     if manifest is None:
         return None
-    _commit(output)
+    on_main(lambda: _commit(output))
     return TrainReport.of(output.out, manifest.results)
 
 
-def _commit(output: OutputFolder) -> None:
+def _commit(output: SharedOutput) -> None:
     write_card(output.path)
     for leftover in output.path.glob("checkpoints*"):
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()

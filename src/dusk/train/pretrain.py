@@ -10,18 +10,20 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
-from dusk.checkpoint import OutputFolder, Source, open_checkpoint
+from dusk.checkpoint import Source, open_checkpoint
 from dusk.data.encode import TextTokenizer
 from dusk.data.kinds import Kind
 from dusk.data.readers import read_rows
 from dusk.data.stores import file_digest, text_store
 from dusk.data.tokenizer import save_tokenizer, train_tokenizer
 from dusk.errors import SettingError
+from dusk.train.distribution import distributed, from_main, on_main, spread
 from dusk.train.fit import fit
 from dusk.train.model import configured_dtype, context_length, load_model, new_model, saved_dtype
 from dusk.train.objectives import NextToken
 from dusk.train.output import (
     Files,
+    SharedOutput,
     TrainReport,
     data_files,
     data_sources,
@@ -37,6 +39,7 @@ from dusk.train.vocabulary import load_tokenizer
 _TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json")  # in the order of their writing
 
 
+@distributed
 def pretrain(
     model: str | Path | None,
     out: str | Path,
@@ -65,11 +68,12 @@ def pretrain(
     files, heldout_files = data_files(data), data_files(eval_data)
     start = _continued(model) if model is not None else _scratch(Path(str(from_scratch)))
     inputs = (start.source, *data_sources([*files, *heldout_files]))
-    with OutputFolder(out, resume_key("pretrain", inputs, chosen.to_json())) as output:
+    with SharedOutput(out, resume_key("pretrain", inputs, chosen.to_json())) as output:
         if report := finished_before(output):
             return report
         network = start.network(chosen.seed)
-        require_trainable(network)
+        on_main(lambda: require_trainable(network))
+        spread(network, chosen.precision)
         tokenizer = start.tokenizer(network, files, output.path)
         length = context_length(network, chosen.sequence_length)
         store, counts = text_store(files, tokenizer, sequence_length=length)
@@ -109,8 +113,9 @@ class _Start:
         if self.folder is not None:
             return load_tokenizer(self.folder, network)
         assert self.config is not None
-        if not (work / _TOKENIZER_FILES[-1]).exists():
-            _make_tokenizer(self.config.parent, network, files, work)
+        beside = self.config.parent
+        if not from_main((work / _TOKENIZER_FILES[-1]).exists):
+            on_main(lambda: _make_tokenizer(beside, network, files, work))
         tokenizer = load_tokenizer(work, network)
         network.config.bos_token_id, network.config.eos_token_id = tokenizer.bos, tokenizer.eos
         network.generation_config = GenerationConfig.from_model_config(network.config)

@@ -3,14 +3,16 @@
 from pathlib import Path
 from typing import Any
 
-from dusk.checkpoint import OutputFolder, Source, open_checkpoint
+from dusk.checkpoint import Source, open_checkpoint
 from dusk.data.stores import chat_store
 from dusk.data.templates import template as template_called
+from dusk.train.distribution import distributed, on_main, spread
 from dusk.train.fit import fit
 from dusk.train.model import context_length, load_model, saved_dtype
 from dusk.train.objectives import NextToken
 from dusk.train.output import (
     Files,
+    SharedOutput,
     TrainReport,
     Tuned,
     data_files,
@@ -33,6 +35,7 @@ DEFAULTS: dict[str, Any] = {
 """Zephyr's (Tunstall et al. 2023, section 4.3), to which SOLAR points for its preprocessing; SOLAR prints none."""
 
 
+@distributed
 def sft(
     model: str | Path,
     out: str | Path,
@@ -59,11 +62,12 @@ def sft(
     turns = template_called(template or own_template(start.path))
     inputs = (Source.of(start), *data_sources([*files, *heldout_files]))
     recorded = chosen.to_json() | {"template": turns.name}
-    with OutputFolder(out, resume_key("sft", inputs, recorded)) as output:
+    with SharedOutput(out, resume_key("sft", inputs, recorded)) as output:
         if report := finished_before(output):
             return report
         network = load_model(start.path)
-        require_trainable(network)
+        on_main(lambda: require_trainable(network))
+        spread(network, chosen.precision)
         tokenizer = load_tokenizer(start.path, network)
         length = context_length(network, chosen.sequence_length)
         store, counts = chat_store(files, tokenizer, turns, sequence_length=length)

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from dusk.data.packing import TokenStore
+from dusk.train.distribution import from_main, load_weights, on_main, whole_weights
 from dusk.train.fit import FitReport, fit
 from dusk.train.heldout import document_nats
 from dusk.train.metrics import MetricsFile
@@ -99,13 +101,17 @@ def answers(figures: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def cached_logs(cache: Path, model: PreTrainedModel, store: TokenStore, settings: TrainSettings) -> Logs:
     """Log-probabilities under `model` as it is now; computed once, and read from `cache` after a restart."""
-    if cache.exists():
-        return np.load(cache)  # type: ignore[no-any-return]
+    if from_main(cache.exists):
+        return from_main(lambda: np.load(cache))
     logs = -answers(document_nats(model, store, precision=settings.precision))
+    on_main(lambda: _keep(logs, cache))
+    return logs
+
+
+def _keep(logs: Logs, cache: Path) -> None:
     writing = cache.with_suffix(".writing.npy")
     np.save(writing, logs)
     writing.replace(cache)
-    return logs
 
 
 def run_steps(
@@ -118,7 +124,7 @@ def run_steps(
 ) -> list[Outcome]:
     """Train `model` in place through all steps; their metrics become one file in `folder`."""
     works = [_Work(folder / f"checkpoints-step-{number}") for number in range(1, len(steps) + 1)]
-    finished = sum(work.finished for work in works)
+    finished = from_main(lambda: sum(work.finished for work in works))
     if finished:
         works[finished - 1].load(model)
     outcomes = [work.outcome() for work in works[:finished]]
@@ -135,8 +141,8 @@ def run_steps(
         outcomes.append(Outcome(report, margin))
         work.finish(model, outcomes[-1])
         if number:
-            works[number - 1].weights.unlink(missing_ok=True)  # the newest are enough to go on from
-    _join_metrics(folder, [work.folder for work in works])
+            works[number - 1].forget()
+    on_main(lambda: _join_metrics(folder, [work.folder for work in works]))
     return outcomes
 
 
@@ -147,26 +153,33 @@ class _Work:
         self.folder = folder
         self.weights = folder / "model.safetensors"
         self.outcome_file = folder / "outcome.json"
-        folder.mkdir(exist_ok=True)
+        on_main(lambda: folder.mkdir(exist_ok=True))
 
     @property
     def finished(self) -> bool:
         return self.outcome_file.exists()
 
     def outcome(self) -> Outcome:
-        found = json.loads(self.outcome_file.read_text(encoding="utf-8"))
+        found = from_main(lambda: json.loads(self.outcome_file.read_text(encoding="utf-8")))
         return Outcome(FitReport(**found["fit"]), found["reference_margin"])
 
     def reference(self, model: PreTrainedModel, store: TokenStore, settings: TrainSettings) -> Logs:
         return cached_logs(self.folder / "reference.npy", model, store, settings)
 
     def load(self, model: PreTrainedModel) -> None:
-        loaded = model.load_state_dict(load_file(self.weights), strict=False)
-        missing = set(loaded.missing_keys) & {name for name, _ in model.named_parameters()}
-        assert not missing, f"{self.weights} lacks {sorted(missing)}"
+        load_weights(model, on_main(lambda: load_file(self.weights)) or {})
 
     def finish(self, model: PreTrainedModel, outcome: Outcome) -> None:
-        save_file({name: tensor.contiguous() for name, tensor in model.named_parameters()}, self.weights)
+        weights = whole_weights(model)
+        names = [name for name, _ in model.named_parameters()]  # a tied head once
+        on_main(lambda: self._write({name: weights[name] for name in names}, outcome))
+
+    def forget(self) -> None:
+        """The weights of a later step are there to go on from."""
+        on_main(lambda: self.weights.unlink(missing_ok=True))
+
+    def _write(self, weights: dict[str, Tensor], outcome: Outcome) -> None:
+        save_file({name: tensor.contiguous() for name, tensor in weights.items()}, self.weights)
         writing = self.outcome_file.with_suffix(".writing")
         writing.write_text(json.dumps(asdict(outcome)), encoding="utf-8")
         writing.replace(self.outcome_file)  # last: it says that the weights are whole

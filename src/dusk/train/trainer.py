@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import SequentialSampler
+from torch.utils.data import DataLoader
 from transformers import (
     PreTrainedModel,
     Trainer,
@@ -22,6 +22,7 @@ from dusk.data.packing import TokenStore
 from dusk.errors import WorkError
 from dusk.train.batch import Batch, PlannedBatches, only_item
 from dusk.train.checkpoints import mark_complete, prune
+from dusk.train.distribution import any_rank, rank, summed, whole, world_size
 from dusk.train.heldout import heldout_loss
 from dusk.train.metrics import MetricsFile, peak_memory_bytes
 from dusk.train.objectives import Objective
@@ -52,14 +53,29 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
         self.metric_sums: dict[str, Tensor] = {}
         self.metric_items = 0
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
-        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+    def create_accelerator_and_postprocess(self) -> None:
+        """As the Trainer's own, but that the model is left as it is: `distribution.spread` has shared it out."""
+        super().create_accelerator_and_postprocess()
+        if world_size() > 1:
+            self.accelerator.prepare_model = _as_it_is
+
+    def get_train_dataloader(self) -> DataLoader[Batch]:
+        """The batches of this rank, which are shared out already, in their order."""
+        return DataLoader(
+            self.train_dataset,
+            batch_size=1,
+            collate_fn=only_item,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
 
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> Tensor:
-        items = torch.tensor(sum(self.objective.weight(batch) for batch in batch_samples), device=device)
-        if self.args.world_size > 1:
-            items = self.accelerator.gather(items).sum()
-        return items.clamp(min=1)  # documents of one token predict nothing, and a step may hold no others
+        items = summed(torch.tensor(sum(self.objective.weight(batch) for batch in batch_samples)))
+        return items.clamp(min=1).to(
+            device
+        )  # documents of one token predict nothing, and a step may be all such
+
+    def _get_grad_norm(self, model: PreTrainedModel, grad_norm: Any = None) -> Any:
+        return whole(super()._get_grad_norm(model, grad_norm))
 
     def floating_point_ops(self, inputs: Batch) -> int:
         """Not counted: to walk all parameters for each batch takes as long as a small model's layer."""
@@ -76,19 +92,21 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
         assert num_items_in_batch is not None
         assert not return_outputs
         with computing(self.settings.precision, self.args.device):
-            total, sums = self.objective(model, inputs)
+            total, sums = model(inputs)  # the objective: see `as_forward`
         self.metric_items += self.objective.weight(inputs)
         for name, value in sums.items():
             self.metric_sums[name] = self.metric_sums.get(name, 0) + value.detach()
         # gradients are averaged over devices, and the items were summed over them
-        share: Tensor = total * self.args.world_size / num_items_in_batch
+        share: Tensor = total * world_size() / num_items_in_batch
         return share
 
     def taken_metrics(self) -> dict[str, float]:
-        """The objective's metrics as means since the last call."""
-        means = {name: float(value) / max(1, self.metric_items) for name, value in self.metric_sums.items()}
+        """The objective's metrics as means since the last call, over all ranks."""
+        names = sorted(self.metric_sums)
+        sums = torch.tensor([*(float(self.metric_sums[name]) for name in names), self.metric_items]).double()
+        *totals, items = summed(sums).tolist()
         self.metric_sums, self.metric_items = {}, 0
-        return means
+        return {name: total / max(1, items) for name, total in zip(names, totals, strict=True)}
 
     def create_optimizer(self, model: PreTrainedModel | None = None) -> torch.optim.Optimizer:
         """The optimizers of `optimizers.py` in place of transformers' own."""
@@ -168,7 +186,8 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         due = every is not None and self.seen[step] // every > self.seen[step - 1] // every
         if due or step == self.steps:
             self.measure(step)
-        if time.monotonic() - self.saved_at > self.settings.save_every_seconds and step < self.steps:
+        late = time.monotonic() - self.saved_at > self.settings.save_every_seconds
+        if step < self.steps and any_rank(late and rank() == 0):
             control.should_save = True
 
     def on_log(
@@ -198,7 +217,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
             "memory_bytes": peak_memory_bytes(),
         }
         self.metrics.write("train", **row)
-        if self.progress:
+        if self.progress and rank() == 0:
             self.progress(self.seen[step], self.seen[-1], "tokens", loss=logs["loss"])
 
     def on_save(
@@ -230,9 +249,12 @@ def _require_finite(step: int, loss: float, gradient: float) -> None:
         )
 
 
-def step_tokens(batches: PlannedBatches, accumulation: int, devices: int = 1) -> list[int]:
-    """The tokens of each optimizer step."""
+def _as_it_is(model: PreTrainedModel, **_: Any) -> PreTrainedModel:
+    return model
+
+
+def step_tokens(batches: PlannedBatches, per_step: int) -> list[int]:
+    """The tokens of each optimizer step of `per_step` batches."""
     lengths = batches.store.unit_lengths()
     sizes = [int(lengths[units].sum()) for units in batches.plan]
-    per_step = accumulation * devices
     return [sum(sizes[begin : begin + per_step]) for begin in range(0, len(sizes), per_step)]
