@@ -29,7 +29,11 @@ def layer_output(
     def w(name: str) -> Tensor:
         return weights[f"model.layers.{i}.{name}.weight"].to(h.dtype)
 
-    heads, kv_heads, eps = config["num_attention_heads"], config["num_key_value_heads"], config["rms_norm_eps"]
+    heads, kv_heads, eps = (
+        config["num_attention_heads"],
+        config["num_key_value_heads"],
+        config["rms_norm_eps"],
+    )
     x = rms_norm(h, w("input_layernorm"), eps)
     tokens = x.shape[0]
     q, k, v = (

@@ -62,7 +62,8 @@ class Skips:
         Raises ValueError with every faulty part.
         """
         if spec.strip() == "published":
-            return PUBLISHED.scaled(PUBLISHED_LAYERS, layers)
+            lists = PUBLISHED.scaled(PUBLISHED_LAYERS, layers)
+            return cls(lists.stores, lists.uses)
         pairs, problems = [], []
         for part in spec.split(","):
             ends = part.strip().split("-")

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from dusk.checkpoint.layout import COUNT_KEYS, Layout
-from dusk.errors import LayerMapError
+from dusk.errors import CheckpointError, LayerMapError
 from dusk.layers import LayerMap, drops_in_phase
+from dusk.skips import LAYER_KEYS, Skips, config_problems
 
 _NEVER_PER_LAYER = ("architectures", "token_id", "tokens", "keys_to_ignore", "languages", "labels")
-_LAYER_INDICES = ("mlp_only_layers", "moe_layers", "cross_attention_layers", "full_attn_idxs", "bskcn_1",
-                  "bskcn_2", "bskcn_3", "bskcn_4")  # fmt: skip
+_LAYER_INDICES = ("mlp_only_layers", "moe_layers", "cross_attention_layers", "full_attn_idxs")
 _FIRST_K = ("first_k_dense_replace", "num_dense_layers", "n_dense_layers")
 _LAST_K = ("num_kv_shared_layers",)
 # The period, and the list that makes transformers ignore it where the config has one.
@@ -40,14 +40,17 @@ def deepen_config(
     """The config with every field that counts layers as `layer_map` has it, and notes on what changed.
 
     Raises `LayerMapError` when the map breaks what the config cannot say otherwise: an attention
-    pattern that the runtime derives from the layer's index, a dense layer behind the expert layers.
+    pattern that the runtime derives from the layer's index, a dense layer behind the expert layers;
+    `CheckpointError` for skip connections that no model can have.
     """
     deeper = copy.deepcopy(dict(config))
     scope = deeper
     for key in layout.config_path:
         scope = scope[key]
     notes = [
-        note for remap in (_first_k, _window_layers, _periods, _lists) for note in remap(scope, layer_map)
+        note
+        for remap in (_first_k, _window_layers, _periods, _skips, _lists)
+        for note in remap(scope, layer_map)
     ]
     for part in (scope, deeper):
         for key in COUNT_KEYS:
@@ -63,7 +66,7 @@ def per_layer_fields(scope: Mapping[str, Any], layers: int) -> list[str]:
         for key, value in scope.items()
         if isinstance(value, list)
         and len(value) == layers
-        and key not in _LAYER_INDICES
+        and key not in (*_LAYER_INDICES, *LAYER_KEYS)
         and not any(part in key for part in _NEVER_PER_LAYER)
     ]
 
@@ -79,6 +82,20 @@ def _lists(scope: dict[str, Any], layer_map: LayerMap) -> list[str]:
             scope[key] = [i for i, layer in enumerate(layer_map.source) if layer in named]
             notes.append(f"{key}: now {scope[key]}")
     return notes
+
+
+def _skips(scope: dict[str, Any], layer_map: LayerMap) -> list[str]:
+    """Solar Pro's skip connections, each from the copy of its store to the copy of its use behind it."""
+    if not any(key in scope for key in LAYER_KEYS):
+        return []
+    problems = config_problems(scope)
+    if problems:
+        raise CheckpointError("The config's skip connections cannot be used.", problems=problems)
+    skips, lost = Skips.of(scope).remapped(layer_map.source)
+    scope |= skips.to_config()
+    notes = [f"skip connections: now {skips.spec() or 'none'}"]
+    cut = ", ".join(f"{c.store}-{c.use}" for c in lost if c.use < layer_map.base_layers)
+    return [*notes, f"skip connections that the map cuts everywhere: {cut}"] if cut else notes
 
 
 def _leading(layer_map: LayerMap, k: int) -> tuple[int, bool]:

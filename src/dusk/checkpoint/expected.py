@@ -1,7 +1,8 @@
 """Which tensors a Llama-family model must have, and their shapes, from its config alone.
 
 The family: pre-norm blocks of rotary grouped-query attention and a gated MLP (Llama, Mistral, Qwen2,
-Qwen3 in transformers). H hidden, A heads, K key-value heads, D head size, F MLP width, V vocabulary.
+Qwen3 in transformers; Solar Pro, whose skips have no weights). H hidden, A heads, K key-value heads, D head
+size, F MLP width, V vocabulary.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,7 @@ from dusk.checkpoint.folder import Checkpoint
 from dusk.checkpoint.header import TensorEntry, shown
 from dusk.errors import CheckpointError
 
-LLAMA_FAMILY = ("llama", "mistral", "qwen2", "qwen3")
+LLAMA_FAMILY = ("llama", "mistral", "qwen2", "qwen3", "solar")
 _HEAD = "lm_head.weight"
 _IGNORED_ENDINGS = ("rotary_emb.inv_freq", "attn.masked_bias")
 
@@ -96,8 +97,8 @@ def _block(config: Mapping[str, Any], hidden: int) -> Iterator[tuple[str, Shape]
     keys = _size(config, "num_key_value_heads", heads) * head_size
     width = _size(config, "intermediate_size")
     family = config["model_type"]
-    attention_bias = bool(config.get("attention_bias")) and family in ("llama", "qwen3")
-    mlp_bias = bool(config.get("mlp_bias")) and family == "llama"
+    attention_bias = bool(config.get("attention_bias")) and family in ("llama", "qwen3", "solar")
+    mlp_bias = bool(config.get("mlp_bias")) and family in ("llama", "solar")
     for name, shape, bias in (
         ("self_attn.q_proj", (queries, hidden), attention_bias or family == "qwen2"),
         ("self_attn.k_proj", (keys, hidden), attention_bias or family == "qwen2"),

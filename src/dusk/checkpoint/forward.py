@@ -6,6 +6,10 @@ from typing import Any
 import torch
 import transformers
 
+from dusk import solar_pro
+
+solar_pro.register()
+
 _INPUT_TOKENS = 12
 _TOLERANCE = 1e-4  # of the largest logit, in float32
 

@@ -7,11 +7,14 @@ from typing import Any
 import torch
 import transformers
 
+from dusk import solar_pro
 from dusk.checkpoint import Checkpoint, deepen_config, open_checkpoint, require_fit
 from dusk.errors import CheckpointError
 from dusk.layers import LayerMap
 from dusk.scale.choice import choose_map
 from dusk.scale.identity import require_identity, zeroed_parts
+
+solar_pro.register()
 
 
 def load_scaled(base: str | Path, layer_map: LayerMap | str, **loading: Any) -> Any:

@@ -17,10 +17,17 @@ __all__ = [
     "SolarForSequenceClassification",
     "SolarModel",
     "SolarPreTrainedModel",
+    "register",
     "skip_weight",
 ]
 
-AutoConfig.register("solar", SolarConfig, exist_ok=True)
-AutoModel.register(SolarConfig, SolarModel, exist_ok=True)
-AutoModelForCausalLM.register(SolarConfig, SolarForCausalLM, exist_ok=True)
-AutoModelForSequenceClassification.register(SolarConfig, SolarForSequenceClassification, exist_ok=True)
+
+def register() -> None:
+    """Let transformers' Auto classes know model_type `solar`; importing the room has done it."""
+    AutoConfig.register("solar", SolarConfig, exist_ok=True)
+    AutoModel.register(SolarConfig, SolarModel, exist_ok=True)
+    AutoModelForCausalLM.register(SolarConfig, SolarForCausalLM, exist_ok=True)
+    AutoModelForSequenceClassification.register(SolarConfig, SolarForSequenceClassification, exist_ok=True)
+
+
+register()

@@ -19,10 +19,17 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM, LlamaMode
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from dusk.skips import PUBLISHED_WEIGHTS
 from dusk.solar_pro.configuration import SolarConfig
 
 SkipWeight = Literal["auto", "training", "inference"]
 Slots = list[Tensor | None]
+
+
+def slot_weight(config: SolarConfig, which: SkipWeight, training: bool) -> float:
+    """The weight of a stored state: of training or inference, or with `auto` as the module's mode says."""
+    of_training, of_inference = config.bskcn_tv or PUBLISHED_WEIGHTS
+    return of_training if which == "training" or (which == "auto" and training) else of_inference
 
 
 def blended(config: SolarConfig, layer: int, hidden: Tensor, slots: Slots, weight: float) -> Tensor:
@@ -30,10 +37,10 @@ def blended(config: SolarConfig, layer: int, hidden: Tensor, slots: Slots, weigh
 
     A slot is one operation, slot * weight + hidden * (1 - weight); it follows the hidden state to its device.
     """
-    for slot, stores in enumerate((config.bskcn_1, config.bskcn_2)):
+    for slot, stores in enumerate((config.bskcn_1 or (), config.bskcn_2 or ())):
         if layer in stores:
             slots[slot] = hidden
-    for slot, uses in enumerate((config.bskcn_3, config.bskcn_4)):
+    for slot, uses in enumerate((config.bskcn_3 or (), config.bskcn_4 or ())):
         if layer in uses:
             stored = slots[slot]
             assert stored is not None  # the config refuses a use before its store
@@ -78,11 +85,6 @@ class SolarModel(SolarPreTrainedModel, LlamaModel):
 
     skip_weight: SkipWeight = "auto"
 
-    def current_skip_weight(self) -> float:
-        """The weight of the stored state now."""
-        in_training = self.training if self.skip_weight == "auto" else self.skip_weight == "training"
-        return float(self.config.bskcn_tv[0 if in_training else 1])
-
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -117,7 +119,7 @@ class SolarModel(SolarPreTrainedModel, LlamaModel):
             enumerate(self.layers[: self.config.num_hidden_layers]),
             inputs_embeds,
             [None, None],
-            self.current_skip_weight(),
+            slot_weight(self.config, self.skip_weight, self.training),
             attention_mask=mask,
             position_embeddings=self.rotary_emb(inputs_embeds, position_ids=position_ids),
             position_ids=position_ids,
@@ -132,7 +134,7 @@ class SolarForCausalLM(SolarPreTrainedModel, LlamaForCausalLM, GenerationMixin):
     """Solar Pro with its output head; state-dict keys are the published ones."""
 
     def __init__(self, config: SolarConfig):
-        SolarPreTrainedModel.__init__(self, config)
+        LlamaPreTrainedModel.__init__(self, config)
         self.model = SolarModel(config)
         self.vocab_size = config.vocab_size
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
@@ -143,7 +145,7 @@ class SolarForSequenceClassification(GenericForSequenceClassification, SolarPreT
     """Solar Pro with a score of each label at the last token."""
 
     def __init__(self, config: SolarConfig):
-        SolarPreTrainedModel.__init__(self, config)
+        LlamaPreTrainedModel.__init__(self, config)
         self.num_labels = config.num_labels
         self.model = SolarModel(config)
         self.score = nn.Linear(config.hidden_size, self.num_labels, bias=False)

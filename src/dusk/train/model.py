@@ -10,12 +10,14 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel, set_seed
 from transformers.utils import logging
 
+from dusk import solar_pro
 from dusk.checkpoint import Checkpoint
 from dusk.errors import CheckpointError, SettingError
 from dusk.train.distribution import on_main, whole_weights, world_size
 from dusk.train.precision import device_of_training
 
 logging.disable_progress_bar()
+solar_pro.register()
 
 _REFUSALS = (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError, StrictDataclassError)
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from dusk.data.packing import TokenStore
+from dusk.solar_pro import skip_weight
 from dusk.train.distribution import from_main, load_weights, on_main, whole_weights
 from dusk.train.fit import FitReport, fit
 from dusk.train.heldout import document_nats
@@ -103,7 +104,8 @@ def cached_logs(cache: Path, model: PreTrainedModel, store: TokenStore, settings
     """Log-probabilities under `model` as it is now; computed once, and read from `cache` after a restart."""
     if from_main(cache.exists):
         return from_main(lambda: np.load(cache))
-    logs = -answers(document_nats(model, store, precision=settings.precision))
+    with skip_weight(model, "training"):  # of Solar Pro, whose weights in evaluation are another function
+        logs = -answers(document_nats(model, store, precision=settings.precision))
     on_main(lambda: _keep(logs, cache))
     return logs
 
