@@ -206,7 +206,9 @@ def test_gradients_are_those_of_the_rule_with_checkpointing_and_without(reentran
     expected = logits_of(row, weights, plain(model.config), training=True)
     torch.nn.functional.cross_entropy(expected[:-1], row[1:]).backward()
     if reentrant is not None:
-        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable = (
+            getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        )
         enable({"use_reentrant": reentrant})
         assert all(layer.gradient_checkpointing for layer in model.model.layers)
     model(row[None], labels=row[None], use_cache=False).loss.backward()
