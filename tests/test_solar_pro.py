@@ -24,7 +24,7 @@ from dusk.solar_pro import (
     SolarModel,
     skip_weight,
 )
-from dusk.train.attention import Packing, packed
+from dusk.train.attention import packed, packing_of
 from dusk.train.support import require_trainable
 from solar_models import SIZES, plain, random_skips, solar_config, solar_model, tokens_of
 from solar_reference import logits_of
@@ -225,7 +225,7 @@ def test_packed_documents_do_not_see_each_other() -> None:
     lengths = (7, 3, 8)
     row = tokens_of(model, sum(lengths))
     positions = torch.cat([torch.arange(length) for length in lengths])[None]
-    packing = Packing.of(torch.tensor([0, *lengths]).cumsum(0))
+    packing = packing_of(torch.tensor([0, *lengths]).cumsum(0))
     with packed(model):
         states = model.model(row[None], position_ids=positions, use_cache=False, packing=packing)
     found = model.lm_head(states.last_hidden_state[0]).split(lengths)
