@@ -269,14 +269,6 @@ def test_a_base_that_does_not_fit_its_config(
     assert not (tmp_path / "out").exists()
 
 
-def test_identity_is_refused_where_it_cannot_hold(tmp_path: Path) -> None:
-    base = save_random_model(tmp_path / "olmo", model_type="olmo2", num_hidden_layers=4)
-    with pytest.raises(LayerMapError, match="no pre-norm Llama blocks"):
-        scale(base, tmp_path / "out", fresh="identity")
-    scale(base, tmp_path / "out")
-    assert verify(tmp_path / "out", forward=True).ok
-
-
 def test_a_disk_that_fills_up(model_folder: Models, tmp_path: Path, file_size_limit: Any) -> None:
     with file_size_limit(100_000), pytest.raises(OutputError, match="could not be written: File too large"):
         scale(model_folder("llama"), tmp_path / "out")

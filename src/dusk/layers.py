@@ -246,6 +246,12 @@ class LayerMap:
             )
         return [values[layer] for layer in self.source]
 
+    def leading(self, k: int) -> tuple[int, bool]:
+        """How many target layers come from the first `k` before any other; whether none comes later."""
+        of_first = [layer < k for layer in self.source]
+        leading = of_first.index(False) if False in of_first else len(of_first)
+        return leading, not any(of_first[leading:])
+
     def keeps_phase(self, period: int) -> bool:
         """Whether every layer keeps its place in a pattern of attention that repeats every `period`.
 

@@ -21,11 +21,12 @@ _NOT_OFFERED = {errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A range of bytes that stays together: of `file` from `begin`; of zeros where `file` is None."""
+    """A range of bytes that stays together: of `file` from `begin`; `element` over and over without one."""
 
     file: Path | None
     begin: int
     length: int
+    element: bytes = b""
 
 
 def runs(tensors: Sequence[NewTensor]) -> list[Run]:
@@ -33,10 +34,13 @@ def runs(tensors: Sequence[NewTensor]) -> list[Run]:
     joined: list[Run] = []
     for tensor in tensors:
         source = tensor.source
-        new = Run(source.file, source.begin, source.bytes) if source else Run(None, 0, tensor.bytes)
+        new = Run(None, 0, tensor.bytes, tensor.element)
+        if source:
+            new = Run(source.file, source.begin, source.bytes)
         last = joined[-1] if joined else None
-        if last and last.file == new.file and (new.file is None or last.begin + last.length == new.begin):
-            joined[-1] = Run(last.file, last.begin, last.length + new.length)
+        alike = last and (last.file, last.element) == (new.file, new.element)
+        if last and alike and (new.file is None or last.begin + last.length == new.begin):
+            joined[-1] = Run(last.file, last.begin, last.length + new.length, last.element)
         elif new.length:
             joined.append(new)
     return joined
@@ -45,7 +49,7 @@ def runs(tensors: Sequence[NewTensor]) -> list[Run]:
 def write_copies(
     folder: Path, shards: Sequence[Shard], metadata: Mapping[str, str], progress: Progress | None = None
 ) -> None:
-    """Writes the shards and their index into `folder`, every tensor copied from its source or zero."""
+    """Writes the shards and their index into `folder`, every tensor copied from its source or constant."""
     total = sum(tensor.bytes for shard in shards for tensor in shard.tensors)
     done = 0
     with ExitStack() as stack:
@@ -70,7 +74,7 @@ def read_all(entry: TensorEntry) -> bytes:
 
 def _write_run(run: Run, sources: dict[Path, int], stack: ExitStack, target: int) -> Iterator[int]:
     if run.file is None:
-        yield from _write_zeros(target, run.length)
+        yield from _write_constant(target, run.length, run.element)
         return
     if run.file not in sources:
         sources[run.file] = os.open(run.file, os.O_RDONLY)
@@ -121,11 +125,11 @@ def _by_buffer(source: int, position: int, length: int, target: int) -> int:
     return len(data)
 
 
-def _write_zeros(target: int, length: int) -> Iterator[int]:
-    zeros = bytes(min(length, _BUFFER_BYTES))
+def _write_constant(target: int, length: int, element: bytes) -> Iterator[int]:
+    buffer = element * (min(length, _BUFFER_BYTES) // len(element))
     for position in range(0, length, _BUFFER_BYTES):
         step = min(_BUFFER_BYTES, length - position)
-        _write_all(target, zeros[:step])
+        _write_all(target, buffer[:step])
         yield step
 
 

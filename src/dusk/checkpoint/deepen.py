@@ -1,37 +1,28 @@
 """The config of the deeper model: its count of layers, and everything else in it that counts layers.
 
-Three kinds of fields depend on depth: lists with one entry a layer, numbers that mean "the first k
-layers" or name single layers, and periods from which a runtime derives a layer's kind from its index.
-Lists are found by their length, the others are rows of the tables below.
+Four kinds of fields depend on depth: lists with one entry a layer, lists of layers' indices, numbers that
+mean "the first k layers", and rules that give a layer's kind by its index (`patterns.py`). Lists are found
+by their form, the others by their name.
 """
 
 import copy
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from dusk.checkpoint.layout import COUNT_KEYS, Layout
+from dusk.checkpoint import patterns
+from dusk.checkpoint.layout import COUNT_KEYS, DECODER_COUNT_KEYS, Layout
 from dusk.errors import CheckpointError, LayerMapError
-from dusk.layers import LayerMap, drops_in_phase
+from dusk.layers import LayerMap
 from dusk.skips import LAYER_KEYS, Skips, config_problems
 
 _NEVER_PER_LAYER = ("architectures", "token_id", "tokens", "keys_to_ignore", "languages", "labels")
-_LAYER_INDICES = ("mlp_only_layers", "moe_layers", "cross_attention_layers", "full_attn_idxs")
-_FIRST_K = ("first_k_dense_replace", "num_dense_layers", "n_dense_layers")
+_INDEX_LISTS = ("mlp_only_layers", "moe_layers", "cross_attention_layers", "full_attn_idxs")
+# Other lists that name layers: ascending indices under such a name.
+_NAMES_LAYERS = re.compile(r".*layer(s|_ids|_idxs?|_indices|_indexes)")
+_FIRST_K = ("first_k_dense_replace", "num_dense_layers", "n_dense_layers", "moe_layer_start_index")
 _LAST_K = ("num_kv_shared_layers",)
-# The period, and the list that makes transformers ignore it where the config has one.
-_PERIODS = {
-    "sliding_window_pattern": "layer_types",
-    "_sliding_window_pattern": "layer_types",
-    "full_attention_interval": "layer_types",
-    "global_attn_every_n_layers": "layer_types",
-    "no_rope_layer_interval": "no_rope_layers",
-    "interleave_moe_layer_step": "moe_layers",
-    "decoder_sparse_step": "mlp_layer_types",
-    "attn_layer_period": "layers_block_type",
-    "expert_layer_period": "layers_block_type",
-}
-# Periods that older configs leave to the model's code (transformers, the configuration_*.py of each).
-_IMPLICIT_PERIODS = {"gemma2": 2, "cohere2": 4, "gemma3_text": 6}
+_LAST_INDEX = ("moe_layer_end_index",)
 
 
 def deepen_config(
@@ -49,10 +40,11 @@ def deepen_config(
         scope = scope[key]
     notes = [
         note
-        for remap in (_first_k, _window_layers, _periods, _skips, _lists)
+        for remap in (patterns.write_out, _first_k, _window_layers, _skips, _lists, _scaled_attention)
         for note in remap(scope, layer_map)
     ]
-    for part in (scope, deeper):
+    scope[layout.count_key] = len(layer_map)
+    for part in (scope, deeper) if layout.count_key not in DECODER_COUNT_KEYS else ():
         for key in COUNT_KEYS:
             if part.get(key) == layout.layers:
                 part[key] = len(layer_map)
@@ -66,21 +58,34 @@ def per_layer_fields(scope: Mapping[str, Any], layers: int) -> list[str]:
         for key, value in scope.items()
         if isinstance(value, list)
         and len(value) == layers
-        and key not in (*_LAYER_INDICES, *LAYER_KEYS)
+        and key not in LAYER_KEYS
+        and not _is_index_list(key, value, layers)
         and not any(part in key for part in _NEVER_PER_LAYER)
     ]
 
 
+def _is_index_list(key: str, value: object, layers: int) -> bool:
+    """Whether a list names single layers; flags with one entry a layer do not ascend, save in two layers."""
+    if not isinstance(value, list) or not all(type(entry) is int for entry in value):
+        return False
+    if key in _INDEX_LISTS:
+        return True
+    ascending = value == sorted(set(value)) and all(0 <= entry < layers for entry in value)
+    flags = len(value) == layers <= 2
+    return ascending and not flags and _NAMES_LAYERS.fullmatch(key) is not None and not key.startswith("vision")
+
+
 def _lists(scope: dict[str, Any], layer_map: LayerMap) -> list[str]:
     notes = []
-    for key in per_layer_fields(scope, layer_map.base_layers):
+    depth = layer_map.base_layers
+    naming = [key for key, value in scope.items() if value and _is_index_list(key, value, depth)]
+    for key in per_layer_fields(scope, depth):
         scope[key] = layer_map.remap(scope[key])
         notes.append(f"{key}: remapped to {len(layer_map)} entries")
-    for key in _LAYER_INDICES:
-        if isinstance(scope.get(key), list) and scope[key]:
-            named = set(scope[key])
-            scope[key] = [i for i, layer in enumerate(layer_map.source) if layer in named]
-            notes.append(f"{key}: now {scope[key]}")
+    for key in naming:
+        named = set(scope[key])
+        scope[key] = [i for i, layer in enumerate(layer_map.source) if layer in named]
+        notes.append(f"{key}: now {scope[key]}")
     return notes
 
 
@@ -98,21 +103,14 @@ def _skips(scope: dict[str, Any], layer_map: LayerMap) -> list[str]:
     return [*notes, f"skip connections that the map cuts everywhere: {cut}"] if cut else notes
 
 
-def _leading(layer_map: LayerMap, k: int) -> tuple[int, bool]:
-    """How many target layers come from the first k before any other; whether none comes later."""
-    of_first = [layer < k for layer in layer_map.source]
-    leading = of_first.index(False) if False in of_first else len(of_first)
-    return leading, not any(of_first[leading:])
-
-
 def _first_k(scope: dict[str, Any], layer_map: LayerMap) -> list[str]:
     notes = []
     for key in _FIRST_K:
         k = scope.get(key)
         if type(k) is not int or k <= 0:
             continue
-        leading, holds = _leading(layer_map, k)
-        if not holds:
+        leading, holds = layer_map.leading(k)
+        if not holds and not scope.get("mlp_layer_types"):
             raise LayerMapError(
                 f"The config's {key} = {k} says that the first layers are of another kind; "
                 f"the map {layer_map.spec()} puts one of them behind the others.",
@@ -120,6 +118,9 @@ def _first_k(scope: dict[str, Any], layer_map: LayerMap) -> list[str]:
             )
         scope[key] = leading
         notes.append(f"{key}: {k} to {leading}")
+    for key in _LAST_INDEX:
+        if scope.get(key) == layer_map.base_layers - 1:
+            scope[key] = len(layer_map) - 1
     for key in _LAST_K:
         if type(scope.get(key)) is int and scope[key] > 0:
             raise LayerMapError(
@@ -129,45 +130,17 @@ def _first_k(scope: dict[str, Any], layer_map: LayerMap) -> list[str]:
 
 
 def _window_layers(scope: dict[str, Any], layer_map: LayerMap) -> list[str]:
-    """Qwen's max_window_layers: the layers from this index on attend in a window, where one is used."""
+    """Qwen's max_window_layers; where windows are used, `layer_types` goes before it."""
     k = scope.get("max_window_layers")
     if type(k) is not int:
         return []
-    leading, holds = _leading(layer_map, k)
-    windowed = scope.get("use_sliding_window") and scope.get("sliding_window")
-    if windowed and not holds and "layer_types" not in scope:
-        raise _needs_list("max_window_layers", k, "layer_types", "")
+    leading, _ = layer_map.leading(k)
     scope["max_window_layers"] = leading if k < layer_map.base_layers else max(k, len(layer_map))
+    windowed = scope.get("use_sliding_window") and scope.get("sliding_window")
     return [f"max_window_layers: {k} to {scope['max_window_layers']}"] if windowed else []
 
 
-def _periods(scope: dict[str, Any], layer_map: LayerMap) -> list[str]:
-    notes = []
-    for key, period, explicit in _stated_periods(scope):
-        if period <= 1 or layer_map.keeps_phase(period):
-            continue
-        kept = ", ".join(map(str, drops_in_phase(layer_map.base_layers, period)))
-        drops = f"drops that keep it: {kept}" if kept else "no drop keeps it"
-        if not scope.get(explicit):
-            raise _needs_list(key, period, explicit, drops)
-        notes.append(
-            f"the pattern of {key} = {period} changes its phase; {explicit} says so, but a runtime that "
-            f"derives it from the layer's index (llama.cpp) will be wrong ({drops})"
-        )
-    return notes
-
-
-def _stated_periods(scope: Mapping[str, Any]) -> list[tuple[str, int, str]]:
-    stated = [(key, scope[key], lst) for key, lst in _PERIODS.items() if type(scope.get(key)) is int]
-    implicit = _IMPLICIT_PERIODS.get(str(scope.get("model_type")))
-    if implicit and not any(explicit == "layer_types" for _, _, explicit in stated):
-        stated.append(("model_type", implicit, "layer_types"))
-    return stated
-
-
-def _needs_list(key: str, value: int, explicit: str, drops: str) -> LayerMapError:
-    return LayerMapError(
-        f"This map breaks the pattern of layers that the config derives from {key} ({value}).",
-        problems=[drops] if drops else [],
-        remedy=f"Choose such a map, or save the base with a current transformers, which writes {explicit}.",
-    )
+def _scaled_attention(scope: dict[str, Any], _: LayerMap) -> list[str]:
+    if not scope.get("scale_attn_by_inverse_layer_idx"):
+        return []
+    return ["scale_attn_by_inverse_layer_idx: layers that move attend with another scale than they learnt"]

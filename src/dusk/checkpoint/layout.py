@@ -1,12 +1,12 @@
 """Where a model keeps its layers: found from the tensor names and the config, not from a list of models.
 
 A stack of layers is a prefix whose tensors are numbered 0..n-1 (`model.layers.7.mlp...`). The stack to
-scale is the one whose n the config states under one of the usual keys, at its top or in a nested text
-config.
+scale is the one whose n the config states under one of the usual keys, at its top or in a nested config.
+Of several the text tower goes before a tower of images or sound, a decoder before its encoder.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,11 @@ from dusk.checkpoint.header import TensorEntry
 from dusk.errors import CheckpointError
 
 COUNT_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
-_TEXT_CONFIGS = ("text_config", "language_config", "llm_config", "text_model", "llm")
+# The decoder of an encoder-decoder model, which counts its layers apart.
+DECODER_COUNT_KEYS = ("num_decoder_layers", "decoder_layers")
+# Layers behind those that are counted, which predict tokens further ahead (DeepSeek-V3, GLM-4.5).
+_TRAILING_KEY = "num_nextn_predict_layers"
+_OTHER_TOWERS = ("vision", "visual", "image", "vit", "audio", "speech", "qformer")
 _NUMBERED = re.compile(r"(.+?)\.(\d+)\.(.+)")
 
 
@@ -22,7 +26,8 @@ _NUMBERED = re.compile(r"(.+?)\.(\d+)\.(.+)")
 class Layout:
     """The stack of layers: tensors are called `{prefix}.{layer}.{rest}`.
 
-    `count_key` states `layers` in the config, or in the part of it that `config_path` leads to.
+    `count_key` states `layers` in the config, or in the part of it that `config_path` leads to. Numbers
+    from `layers` on belong to layers behind the stack that the config counts apart.
     """
 
     prefix: str
@@ -32,10 +37,17 @@ class Layout:
 
     def split(self, name: str) -> tuple[int, str] | None:
         """The layer of a tensor and its name within the layer; None for a tensor of no layer."""
+        number, rest = self._number(name)
+        return None if number is None or number >= self.layers else (number, rest)
+
+    def outside(self, name: str, layers: int) -> str:
+        """The name of a tensor of no layer in a model of so many layers: those behind the stack move."""
+        number, rest = self._number(name)
+        return name if number is None else self.name(number - self.layers + layers, rest)
+
+    def _number(self, name: str) -> tuple[int | None, str]:
         match = _NUMBERED.fullmatch(name)
-        if match is None or match[1] != self.prefix:
-            return None
-        return int(match[2]), match[3]
+        return (int(match[2]), match[3]) if match and match[1] == self.prefix else (None, name)
 
     def name(self, layer: int, rest: str) -> str:
         """The inverse of `split`."""
@@ -60,7 +72,7 @@ def stacks(names: Iterable[str]) -> dict[str, set[int]]:
 
 
 def find_layout(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry]) -> Layout:
-    """The stack of layers that the config counts; of several, the one with the most bytes.
+    """The stack of layers that the config counts; of several text towers, the one with the most bytes.
 
     Raises `CheckpointError` when the config counts no layers, or no stack has as many as it says.
     """
@@ -69,31 +81,54 @@ def find_layout(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry]) -
     if not counts:
         raise CheckpointError(
             "The config does not say how many layers the model has.",
-            remedy=f"It needs one of {', '.join(COUNT_KEYS)}, at its top or in {_TEXT_CONFIGS[0]}.",
+            remedy=f"It needs one of {', '.join(COUNT_KEYS)}, at its top or in a nested config.",
         )
     fitting = [
-        Layout(prefix, count, key, path)
-        for path, key, count in counts
+        Layout(prefix, count.layers, count.key, count.path)
+        for count in counts
         for prefix, numbers in found.items()
-        if numbers == set(range(count))
+        if count.fits(prefix, numbers)
     ]
     if not fitting:
         raise CheckpointError(
             "The weights do not fit the config: no stack has as many layers as it says.",
-            problems=[f"the config says {key} = {count}" for _, key, count in counts]
+            problems=[f"the config says {count.key} = {count.layers}" for count in counts]
             + [f"the tensors have {_numbers(prefix, numbers)}" for prefix, numbers in found.items()][:8],
             remedy="The checkpoint is incomplete, or its config belongs to another model.",
         )
-    return max(fitting, key=lambda layout: _stack_bytes(layout, tensors))
+    return max(fitting, key=lambda layout: (not _other_tower(layout), _stack_bytes(layout, tensors)))
 
 
-def _counts(config: Mapping[str, Any]) -> Iterable[tuple[tuple[str, ...], str, int]]:
-    for path in ((), *((key,) for key in _TEXT_CONFIGS)):
-        scope: Any = config[path[0]] if path and path[0] in config else config if not path else None
-        if isinstance(scope, Mapping):
-            for key in COUNT_KEYS:
-                if type(scope.get(key)) is int:
-                    yield path, key, scope[key]
+@dataclass(frozen=True)
+class _Count:
+    """A number of layers that the config states, and how many more lie behind them."""
+
+    path: tuple[str, ...]
+    key: str
+    layers: int
+    trailing: int
+
+    def fits(self, prefix: str, numbers: set[int]) -> bool:
+        if self.key in DECODER_COUNT_KEYS and "decoder" not in prefix:
+            return False
+        return numbers in (set(range(self.layers)), set(range(self.layers + self.trailing)))
+
+
+def _counts(config: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[_Count]:
+    """Every count at the top and in nested configs; of an encoder-decoder only the decoder's."""
+    keys = DECODER_COUNT_KEYS if any(key in config for key in DECODER_COUNT_KEYS) else COUNT_KEYS
+    trailing = config.get(_TRAILING_KEY)
+    for key in keys:
+        if type(config.get(key)) is int:
+            yield _Count(path, key, config[key], trailing if type(trailing) is int and trailing > 0 else 0)
+    for key, value in config.items():
+        if isinstance(value, Mapping) and len(path) < 3:
+            yield from _counts(value, (*path, key))
+
+
+def _other_tower(layout: Layout) -> bool:
+    words = ".".join((*layout.config_path, layout.prefix)).lower()
+    return any(tower in words for tower in _OTHER_TOWERS)
 
 
 def _numbers(prefix: str, numbers: set[int]) -> str:

@@ -17,12 +17,16 @@ _ALIGNMENT_BYTES = 8
 
 @dataclass(frozen=True, slots=True)
 class NewTensor:
-    """A tensor of the output; `source` holds its bytes, None where they are zeros or computed."""
+    """A tensor of the output; `source` holds its bytes, None where they are constant or computed.
+
+    `element` is then what each element of a constant tensor holds, in the bytes of its type.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     source: TensorEntry | None
+    element: bytes = b"\0"
 
     @property
     def bytes(self) -> int:

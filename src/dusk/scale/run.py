@@ -31,7 +31,7 @@ from dusk.checkpoint import (
 from dusk.checkpoint.shards import SHARD_LIMIT_BYTES
 from dusk.layers import LayerMap
 from dusk.scale.choice import choose_map, target_parameters
-from dusk.scale.identity import require_identity, zeroed_parts
+from dusk.scale.identity import constant_bytes, constant_parts, model_type, require_identity
 
 CONFIG_FILE = "config.json"
 
@@ -99,21 +99,25 @@ def scale(
 
 def deeper_tensors(base: Checkpoint, layer_map: LayerMap) -> list[NewTensor]:
     """The tensors of the deeper model, each with the bytes of the base that fill it."""
-    layout = base.layout
+    layout, kind = base.layout, model_type(base.layout.scope(base.config))
     tensors = []
     per_layer: dict[int, list[str]] = {layer: [] for layer in range(layout.layers)}
     for name, entry in base.tensors.items():
         split = layout.split(name)
         if split is None:
-            tensors.append(NewTensor(name, entry.dtype, entry.shape, entry))
+            tensors.append(NewTensor(layout.outside(name, len(layer_map)), entry.dtype, entry.shape, entry))
         else:
             per_layer[split[0]].append(split[1])
     for target, (layer, fresh) in enumerate(zip(layer_map.source, layer_map.fresh, strict=True)):
-        zeroed = zeroed_parts(per_layer[layer]) or () if fresh else ()
+        constants = constant_parts(per_layer[layer], kind) or {} if fresh else {}
         for part in per_layer[layer]:
             entry = base.tensors[layout.name(layer, part)]
-            source = None if part in zeroed else entry
-            tensors.append(NewTensor(layout.name(target, part), entry.dtype, entry.shape, source))
+            name = layout.name(target, part)
+            if part in constants:
+                element = constant_bytes(entry.dtype, constants[part])
+                tensors.append(NewTensor(name, entry.dtype, entry.shape, None, element))
+            else:
+                tensors.append(NewTensor(name, entry.dtype, entry.shape, entry))
     return tensors
 
 
