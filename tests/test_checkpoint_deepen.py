@@ -84,6 +84,9 @@ def test_the_phase_of_a_pattern() -> None:
     deeper, notes = deepen(sliding_window_pattern=3, layer_types=list("ssfssfss"))
     assert deeper["layer_types"] == list("ssfssf" + "fssfss")
     assert "llama.cpp" in notes[0]
-    with pytest.raises(LayerMapError, match="model_type"):
-        deepen(LayerMap.depthwise(8, 3), model_type="cohere2")
+    deeper, notes = deepen(LayerMap.depthwise(8, 3), model_type="cohere2")
+    sliding, full = "sliding_attention", "full_attention"
+    assert deeper["layer_types"] == [sliding] * 3 + [full, sliding, full] + [sliding] * 3 + [full]
+    assert "no drop keeps it" not in notes[0]
+    assert "drops that keep it: 0, 2" in notes[0]
     assert deepen(LayerMap.depthwise(8, 3), model_type="gemma2")[0]["num_hidden_layers"] == 10

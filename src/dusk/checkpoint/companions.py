@@ -1,5 +1,6 @@
 """The files that go with the weights: tokenizer, generation settings, chat template, licence."""
 
+import json
 import shutil
 from fnmatch import fnmatch
 from pathlib import Path
@@ -16,6 +17,9 @@ _PATTERNS = (
     "chat_template*",
     "additional_chat_templates",
     "*processor_config.json",
+    "modules.json",  # a sentence encoder: what comes behind the transformer
+    "config_sentence_transformers.json",
+    "sentence_*_config.json",
     "LICENSE*",
     "LICENCE*",
     "NOTICE*",
@@ -25,9 +29,21 @@ _PATTERNS = (
 
 def companions(folder: Path) -> list[Path]:
     """The files and folders of a model that do not depend on its depth."""
+    modules = _module_folders(folder / "modules.json")
     return sorted(
-        entry for entry in folder.iterdir() if any(fnmatch(entry.name, pattern) for pattern in _PATTERNS)
+        entry
+        for entry in folder.iterdir()
+        if entry.name in modules or any(fnmatch(entry.name, pattern) for pattern in _PATTERNS)
     )
+
+
+def _module_folders(file: Path) -> set[str]:
+    """The folders that a sentence encoder's modules.json names: pooling, dense layers."""
+    try:
+        modules = json.loads(file.read_text(encoding="utf-8"))
+        return {str(module["path"]) for module in modules}
+    except (OSError, ValueError, TypeError, KeyError):
+        return set()
 
 
 def carry_over(source: Path, target: Path) -> list[str]:

@@ -72,7 +72,9 @@ def _is_index_list(key: str, value: object, layers: int) -> bool:
         return True
     ascending = value == sorted(set(value)) and all(0 <= entry < layers for entry in value)
     flags = len(value) == layers <= 2
-    return ascending and not flags and _NAMES_LAYERS.fullmatch(key) is not None and not key.startswith("vision")
+    return (
+        ascending and not flags and _NAMES_LAYERS.fullmatch(key) is not None and not key.startswith("vision")
+    )
 
 
 def _lists(scope: dict[str, Any], layer_map: LayerMap) -> list[str]:

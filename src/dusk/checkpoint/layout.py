@@ -19,6 +19,8 @@ DECODER_COUNT_KEYS = ("num_decoder_layers", "decoder_layers")
 # Layers behind those that are counted, which predict tokens further ahead (DeepSeek-V3, GLM-4.5).
 _TRAILING_KEY = "num_nextn_predict_layers"
 _OTHER_TOWERS = ("vision", "visual", "image", "vit", "audio", "speech", "qformer")
+# What a stack's first layer computes for all of them (T5); the others have no place for it.
+_FIRST_LAYER_ONLY = "relative_attention_bias.weight"
 _NUMBERED = re.compile(r"(.+?)\.(\d+)\.(.+)")
 
 
@@ -44,6 +46,10 @@ class Layout:
         """The name of a tensor of no layer in a model of so many layers: those behind the stack move."""
         number, rest = self._number(name)
         return name if number is None else self.name(number - self.layers + layers, rest)
+
+    def has_place(self, layer: int, rest: str) -> bool:
+        """Whether a tensor of a layer may stand in the layer of this index."""
+        return layer == 0 or not rest.endswith(_FIRST_LAYER_ONLY)
 
     def _number(self, name: str) -> tuple[int | None, str]:
         match = _NUMBERED.fullmatch(name)

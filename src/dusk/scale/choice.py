@@ -3,7 +3,7 @@
 import re
 
 from dusk.checkpoint import Checkpoint
-from dusk.errors import SettingError
+from dusk.errors import LayerMapError, SettingError
 from dusk.layers import LayerMap
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
@@ -88,4 +88,13 @@ def _require_base(layer_map: LayerMap, base: Checkpoint) -> None:
     if layer_map.base_layers != base.layout.layers:
         raise SettingError(
             f"The layer map is for {layer_map.base_layers} layers, {base.path} has {base.layout.layers}."
+        )
+    layout = base.layout
+    bound = [
+        name for name in base.tensors if (part := layout.split(name)) and not layout.has_place(1, part[1])
+    ]
+    if bound and layer_map.source[0] != 0:
+        raise LayerMapError(
+            f"{bound[0]} serves all layers from the first one; the map {layer_map.spec()} begins with another.",
+            remedy="Begin the map with layer 0.",
         )

@@ -13,6 +13,7 @@ A post-LN block computes norm(x + ...), the identity for no weights; such a stac
 which tells it from pre-norm stacks with the same names.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -35,6 +36,7 @@ _NORMS_ON_OUTPUTS: dict[frozenset[str], frozenset[str]] = {
         ("operator_norm ffn_norm", ""),  # LFM2
         ("layernorm_before layernorm_after", ""),  # ViT
         ("layer_norm1 layer_norm2", ""),  # CLIP, SigLIP
+        ("layer_norm", ""),  # T5: one in each part of the block
         # OLMo 2, EXAONE 4
         (
             "post_attention_layernorm post_feedforward_layernorm",
@@ -62,8 +64,20 @@ _SILENT_WEIGHT = {
     "gemma3_text": -1.0,
 }
 _MIXERS = {"self_attn", "attn", "attention", "self_attention", "linear_attn", "mamba", "conv",
-           "mlp", "feed_forward", "block_sparse_moe", "intermediate", "output"}  # fmt: skip
-_PROJECTIONS = {"o_proj", "out_proj", "down_proj", "c_proj", "dense_4h_to_h", "fc2", "fc_out", "w2"}
+           "mlp", "feed_forward", "block_sparse_moe", "intermediate", "output",
+           "SelfAttention", "EncDecAttention", "DenseReluDense"}  # fmt: skip
+_PROJECTIONS = {
+    "o_proj",
+    "out_proj",
+    "down_proj",
+    "c_proj",
+    "dense_4h_to_h",
+    "fc2",
+    "fc_out",
+    "w2",
+    "o",
+    "wo",
+}
 # Words that mean the output projection in an attention and something else in an MLP.
 _DENSE = {
     "self_attn.dense",
@@ -75,6 +89,7 @@ _DENSE = {
 # Switches that put the residual behind a norm although the names stay.
 _POST_NORM_SWITCHES = ("apply_residual_connection_post_layernorm", "swin_norm")
 
+_PART_NUMBER = re.compile(r"^layer\.\d+\.")
 # -1 in the bytes of each type; zero is zero bytes in all of them.
 _MINUS_ONE = {"F64": "000000000000f0bf", "F32": "000080bf", "BF16": "80bf", "F16": "00bc"}
 
@@ -145,10 +160,10 @@ def model_type(scope: Mapping[str, Any]) -> str:
 
 
 def _module(part: str) -> str:
-    """The module of a parameter; of fused experts the parameter itself."""
+    """The module of a parameter, without T5's number of the part; of fused experts the parameter itself."""
     for ending in (".weight", ".bias", "_bias"):
         part = part.removesuffix(ending)
-    return part
+    return _PART_NUMBER.sub("", part)
 
 
 def _is_norm(module: str) -> bool:

@@ -40,7 +40,10 @@ def load_scaled(base: str | Path, layer_map: LayerMap | str, **loading: Any) -> 
     name, layers = _layer_list(model, checkpoint)
     kind = model_type(checkpoint.layout.scope(checkpoint.config))
     model.set_submodule(name, torch.nn.ModuleList(_layers(layers, layer_map, kind)))
-    _adopt_config(model, checkpoint, config)
+    held = _adopt_config(model, checkpoint, config)
+    own = getattr(model.get_submodule(name.rpartition(".")[0]), "config", held)
+    if own is not held:  # T5's decoder has a copy of the config
+        own.num_hidden_layers = len(layer_map)
     return model.eval()
 
 
@@ -51,7 +54,7 @@ def _model_class(config: dict[str, Any]) -> Any:
 
 
 def _layer_list(model: torch.nn.Module, checkpoint: Checkpoint) -> tuple[str, torch.nn.ModuleList]:
-    """The model's list of layers: as many as the checkpoint has, of as many parameters.
+    """The model's list of layers: as many as the checkpoint has, of the same size.
 
     Their names differ where transformers renames while it loads; of several lists the one whose name
     shares its last words with the checkpoint's.
@@ -64,7 +67,7 @@ def _layer_list(model: torch.nn.Module, checkpoint: Checkpoint) -> tuple[str, to
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.ModuleList)
         and len(module) == checkpoint.layout.layers
-        and sum(parameter.numel() for parameter in module.parameters()) == size
+        and sum(tensor.numel() for tensor in module.state_dict().values()) == size
     }
     if not found:
         raise CheckpointError(
@@ -104,11 +107,12 @@ def _make_identity(layer: torch.nn.Module, kind: str) -> None:
         setattr(module, parameter, torch.nn.Parameter(constant))
 
 
-def _adopt_config(model: Any, checkpoint: Checkpoint, config: dict[str, Any]) -> None:
-    """Writes the changed fields into the model's own config object, which its parts share."""
+def _adopt_config(model: Any, checkpoint: Checkpoint, config: dict[str, Any]) -> Any:
+    """Writes the changed fields into the model's own config object, which its parts share; that object."""
     held, before, deeper = model.config, checkpoint.config, config
     for key in checkpoint.layout.config_path:
         held, before, deeper = getattr(held, key), before[key], deeper[key]
     for key, value in deeper.items():
         if before.get(key) != value:
             setattr(held, key, value)
+    return held

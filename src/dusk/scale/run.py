@@ -4,6 +4,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def deeper_tensors(base: Checkpoint, layer_map: LayerMap) -> list[NewTensor]:
             per_layer[split[0]].append(split[1])
     for target, (layer, fresh) in enumerate(zip(layer_map.source, layer_map.fresh, strict=True)):
         constants = constant_parts(per_layer[layer], kind) or {} if fresh else {}
-        for part in per_layer[layer]:
+        for part in filter(partial(layout.has_place, target), per_layer[layer]):
             entry = base.tensors[layout.name(layer, part)]
             name = layout.name(target, part)
             if part in constants:
