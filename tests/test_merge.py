@@ -18,8 +18,7 @@ from transformers import AutoModelForCausalLM
 from dusk.checkpoint import read_manifest, verify
 from dusk.errors import CheckpointError, OutputError, SettingError
 from dusk.layers import LayerMap
-from dusk.merge import merge
-from dusk.merge.floats import decode, encode
+from dusk.merge import floats, merge
 from dusk.merge.slerp import slerp_weights
 from dusk.scale import scale
 
@@ -76,7 +75,7 @@ def test_linear(model_folder: Models, tmp_path: Path, dtype: str, weights: list[
     if dtype != "float32" and weights is None:  # halves are exact in float32: one rounding, torch's own
         assert all(torch.equal(value, expected[name].to(value.dtype)) for name, value in found.items())
     assert report.linear_share is None
-    assert sum(report.weights or ()) == pytest.approx(1)
+    assert sum(report.settings["weights"]) == pytest.approx(1)
 
 
 def test_three_models_of_three_types(model_folder: Models, tmp_path: Path) -> None:
@@ -132,31 +131,167 @@ def test_slerp_weights_at_the_edges() -> None:
     assert slerp_weights(0.25, math.nan, 1.0, 1.0).is_linear
 
 
+def stored(values: np.ndarray, dtype: str = "BF16") -> np.ndarray:
+    out = np.empty(values.shape, floats.STORED[dtype])
+    floats.encode(values, dtype, out)
+    return out
+
+
+def numbers(bits: np.ndarray) -> np.ndarray:
+    out = np.empty(bits.shape, np.float32)
+    floats.decode(bits, "BF16", out)
+    return out
+
+
+def same_numbers(ours: np.ndarray, theirs: torch.Tensor) -> None:
+    np.testing.assert_array_equal(numbers(ours), theirs.to(torch.bfloat16).float().numpy())
+
+
 @given(st.lists(st.floats(width=32), min_size=1, max_size=40))
 def test_bfloat16_rounds_as_torch_does(values: list[float]) -> None:
     array = np.array(values, dtype=np.float32)
-    ours = decode(encode(array, "BF16"), "BF16")
-    theirs = torch.from_numpy(array.copy()).to(torch.bfloat16).float().numpy()
-    np.testing.assert_array_equal(ours, theirs)
+    same_numbers(stored(array), torch.from_numpy(array.copy()))
+
+
+@given(st.integers(0, 2**16 - 1), st.integers(-3, 3))
+def test_float64_becomes_bfloat16_in_one_rounding(bits: int, steps: int) -> None:
+    low, high = (float(numbers(np.array([b], np.uint16))[0]) for b in (bits, bits + 1 & 0xFFFF))
+    if not (math.isfinite(low) and math.isfinite(high)) or (low < 0) != (high < 0):
+        return
+    middle = low / 2 + high / 2  # exact in float64; float32 would round a value beside it onto it
+    value = middle + steps * np.spacing(middle) * (middle != 0)
+    nearer = {0: low if bits % 2 == 0 else high}.get(int(np.sign(value - middle)))
+    expected = nearer if nearer is not None else (low if abs(value - low) < abs(value - high) else high)
+    assert numbers(stored(np.array([value])))[0] == np.float32(expected)
 
 
 def test_every_bfloat16_survives_the_round_trip() -> None:
     every = np.arange(1 << 16, dtype=np.uint16)
-    values = decode(every, "BF16")
-    number = ~np.isnan(values)
-    np.testing.assert_array_equal(encode(values, "BF16")[number], every[number])
-    assert np.isnan(decode(encode(values, "BF16"), "BF16")[~number]).all()
+    number = ~np.isnan(numbers(every))
+    np.testing.assert_array_equal(stored(numbers(every))[number], every[number])
+    assert np.isnan(numbers(stored(numbers(every)))[~number]).all()
 
 
-def test_pieces_and_shards_change_nothing(model_folder: Models, tmp_path: Path, monkeypatch: Any) -> None:
+def test_pairs_are_the_same_numbers_rounded_alike() -> None:
+    every = np.random.default_rng(0).permutation(1 << 16).astype(np.uint16)
+    values = np.empty((2, every.size // 2), np.float32)
+    floats.decode_pairs(every.view(np.uint32), values)
+    np.testing.assert_array_equal(values.T.ravel(), numbers(every))
+    with np.errstate(all="ignore"):
+        values *= np.float32(1.003)
+        expected, out = stored(values.T.ravel().copy()), np.empty(every.size // 2, np.uint32)
+        assert not floats.encode_pairs(values, np.empty_like(values), out)
+    np.testing.assert_array_equal(numbers(out.view(np.uint16)), numbers(expected))
+
+
+@pytest.mark.parametrize(("value", "finite"), [(1.0, True), (3.3e38, True), (3.4e38, False), (np.inf, False)])
+def test_what_is_not_finite_once_stored_is_seen(value: float, finite: bool) -> None:
+    values = np.full((2, 50), 3.3e38, np.float32)  # their sum is infinite, they are not
+    values[1, 7] = value
+    assert floats.encode_pairs(values, np.empty_like(values), np.empty(50, np.uint32)) == finite
+
+
+def test_float64_and_sizes_that_are_odd(copy_of: Copy, model_folder: Models, tmp_path: Path) -> None:
+    folders = [copy_of(model_folder("llama"), str(i)) for i in range(2)]
+    made = []
+    for seed, folder in enumerate(folders):
+        torch.manual_seed(seed)
+        extra = {
+            f"odd.{dtype}.{size}".replace("torch.", ""): torch.randn(size).to(dtype)
+            for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+            for size in (1, 3, 0, 262_145)
+        }
+        extra["mask"] = torch.arange(1_200_000) % 2 == 0
+        made.append(tensors(folder) | extra)
+        save_file(made[-1], folder / "model.safetensors", metadata={"format": "pt"})
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"model_type": "unknown"}))
+    merge(folders, tmp_path / "out", weights=[0.3, 0.7])
+    found = tensors(tmp_path / "out")
+    assert torch.equal(found.pop("mask"), made[0].pop("mask"))
+    del made[1]["mask"]
+    assert_close(found, mean64(made, [0.3, 0.7]), made)
+
+
+def test_a_mask_that_differs_has_no_mean(copy_of: Copy, model_folder: Models, tmp_path: Path) -> None:
+    folders = [copy_of(model_folder("llama"), str(i)) for i in range(2)]
+    for i, folder in enumerate(folders):
+        save_file(
+            tensors(folder) | {"model.rotary_emb.inv_freq": torch.tensor([1, i])},
+            folder / "model.safetensors",
+        )
+    with pytest.raises(CheckpointError, match="inv_freq is I64, which has no mean"):
+        merge(folders, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out.partial").exists()
+
+
+@pytest.mark.parametrize("method", ["linear", "slerp"])
+def test_pieces_blocks_and_shards_change_nothing(
+    model_folder: Models, tmp_path: Path, monkeypatch: Any, method: str
+) -> None:
+    a, b = (model_folder("llama", seed=seed, dtype="bfloat16") for seed in (1, 2))
+    c, d = (model_folder("llama", seed=seed, dtype="bfloat16", shard="20KB") for seed in (1, 2))
+    merge([a, b], tmp_path / "whole", method=method)
+    modules = sys.modules
+    monkeypatch.setattr(modules["dusk.merge.pieces"], "PIECE_ELEMENTS", 128)
+    monkeypatch.setattr(modules["dusk.merge.writing"], "_TASK_ELEMENTS", 1000)
+    monkeypatch.setattr(modules["dusk.merge.blocks"], "BLOCK_BYTES", 4096)
+    monkeypatch.setattr(modules["dusk.merge.run"], "SHARD_LIMIT_BYTES", 40_000)
+    merge([c, d], tmp_path / "pieces", method=method)
+    shards = sorted((tmp_path / "pieces").glob("*.safetensors"))
+    assert len(shards) > 1
+    x, y = tensors(tmp_path / "whole"), {k: v for shard in shards for k, v in load_file(shard).items()}
+    assert x.keys() == y.keys()
+    assert all(torch.equal(x[name], y[name]) for name in x)
+    assert verify(tmp_path / "pieces").ok
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_task_arithmetic(model_folder: Models, tmp_path: Path, dtype: str) -> None:
+    base, a, b = (model_folder("mistral", dtype=dtype, seed=seed) for seed in (0, 1, 2))
+    report = merge([a, b], tmp_path / "out", method="task-arithmetic", weights=[0.3, -0.5], base_model=base)
+    x0, x1, x2 = (tensors(folder) for folder in (base, a, b))
+    expected = {
+        n: x0[n].double() + 0.3 * (x1[n].double() - x0[n].double()) - 0.5 * (x2[n].double() - x0[n].double())
+        for n in x0
+    }
+    assert_close(tensors(tmp_path / "out"), expected, [x0, x1, x2])
+    assert report.settings == {"method": "task-arithmetic", "weights": [0.3, -0.5]}
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest is not None
+    assert [source.path for source in manifest.inputs] == [str(a), str(b), str(base)]
+
+
+def test_one_task_added_whole_is_the_model(model_folder: Models, tmp_path: Path) -> None:
+    base, a = (model_folder("mistral", seed=seed) for seed in (0, 1))
+    merge([a], tmp_path / "out", method="task-arithmetic", weights=[1], base_model=base)
+    x, y = tensors(a), tensors(tmp_path / "out")
+    assert all(torch.equal(x[name], y[name]) for name in x)
+
+
+def layer_of(name: str) -> int | None:
+    return int(name.split(".")[2]) if "layers" in name else None
+
+
+def test_t_over_the_depth(model_folder: Models, tmp_path: Path) -> None:
     a, b = (model_folder("llama", seed=seed) for seed in (1, 2))
-    c, d = (model_folder("llama", seed=seed, shard="40KB") for seed in (1, 2))
-    merge([a, b], tmp_path / "whole", method="slerp")
-    monkeypatch.setattr(sys.modules["dusk.merge.tensors"], "PIECE_ELEMENTS", 100)
-    merge([c, d], tmp_path / "pieces", method="slerp")
-    x, y = tensors(tmp_path / "whole"), tensors(tmp_path / "pieces")
-    assert all(torch.allclose(x[name], y[name], rtol=1e-6, atol=0) for name in x)
-    assert len(x) == len(y)
+    report = merge([a, b], tmp_path / "out", method="slerp", t=[0, 0.5, 1])
+    x, y = tensors(a), tensors(b)
+    places = {name: (layer_of(name) or 0) / 7 for name in x}  # eight layers; 0 outside them
+    expected = {name: slerp64(x[name], y[name], places[name]) for name in x}
+    assert_close(tensors(tmp_path / "out"), expected, [x, y])
+    assert report.settings["t"] == [0, 0.5, 1]
+
+
+def test_weights_over_the_depth(model_folder: Models, tmp_path: Path) -> None:
+    a, b = (model_folder("mistral", seed=seed) for seed in (1, 2))
+    merge([a, b], tmp_path / "out", weights=[[1, 0, 3], 1])
+    x, y = tensors(a), tensors(b)
+    curve = {None: 1, 0: 1, 1: 1 / 3, 2: 1, 3: 3}  # four layers: places 0, 1/3, 2/3, 1
+    first = {name: curve[layer_of(name)] for name in x}
+    expected = {n: (first[n] * x[n].double() + y[n].double()) / (first[n] + 1) for n in x}
+    assert_close(tensors(tmp_path / "out"), expected, [x, y])
 
 
 def test_the_merge_loads_and_says_what_it_is(model_folder: Models, tmp_path: Path) -> None:
@@ -238,12 +373,20 @@ def test_tokenizers_are_compared_first(model_folder: Models, copy_of: Copy, tmp_
     ("count", "settings", "message"),
     [
         (1, {}, "at least two"),
-        (2, {"method": "ties"}, "no merge method"),
+        (2, {"method": "tize"}, "no merge method"),
         (2, {"weights": [1]}, "1 weights for 2"),
         (2, {"weights": [1, -1]}, "have no mean"),
-        (2, {"weights": [1, math.nan]}, "have no mean"),
+        (2, {"weights": [1, math.nan]}, "finite numbers"),
         (2, {"t": 0.1}, "belongs to slerp"),
-        (2, {"method": "slerp", "weights": [0.5, 0.5]}, "linear merge"),
+        (2, {"t": 0.5}, "belongs to slerp"),
+        (2, {"base_model": "base"}, "belongs to task-arithmetic"),
+        (2, {"weights": [[1, 0], [0, 1, 0]]}, "have no mean"),
+        (2, {"weights": [[3, -1], 0]}, "changes its sign"),
+        (2, {"weights": [[], 1]}, "finite numbers"),
+        (1, {"method": "task-arithmetic", "weights": [1]}, "needs `base_model`"),
+        (1, {"method": "task-arithmetic", "base_model": "base"}, "`weights` are needed"),
+        (2, {"method": "slerp", "t": [0.5, 2]}, "from 0"),
+        (2, {"method": "slerp", "weights": [0.5, 0.5]}, "belongs to linear"),
         (2, {"method": "slerp", "t": 1.5}, "from 0"),
         (3, {"method": "slerp"}, "between two"),
     ],

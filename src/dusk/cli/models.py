@@ -39,10 +39,14 @@ scale = settings_command(
 def _show_merge(report: "MergeReport") -> None:
     for warning in report.warnings:
         click.echo(f"Warning: {warning}", err=True)
-    how = f"slerp, t = {report.t}" if report.weights is None else f"linear, weights {report.weights}"
+    told = {key: value for key, value in report.settings.items() if key != "method"}
+    how = ", ".join([report.settings["method"], *(f"{key} {value}" for key, value in told.items())])
+    share = report.linear_share
+    fallen = {"linear": f"{share:.1%} of the tensors: nearly parallel"} if share is not None else {}
     facts(
         {
             "merged": how,
+            **fallen,
             "parameters": f"{amount(report.parameters)} in {report.tensors} tensors",
             "written": f"{report.out} in {duration(report.seconds)}",
         }

@@ -141,7 +141,7 @@ def _shape(kind: Any, field: FieldInfo) -> str:
     marks = str(field.metadata) + str(field.annotation)
     if Reference.__name__ in marks:
         return "FILE"
-    return {int: "N", float: "X"}.get(kind, "TEXT")
+    return {int: "N", float: "X", float | list[float]: "X"}.get(kind, "TEXT")
 
 
 def _checked(kind: Kind, given: Mapping[str, Any], flag_of: Mapping[str, str]) -> dict[str, Any]:
@@ -149,7 +149,10 @@ def _checked(kind: Kind, given: Mapping[str, Any], flag_of: Mapping[str, str]) -
     values: dict[str, Any] = {}
     for key, value in given.items():
         field = _plain(kind.settings.model_fields[key].annotation)
-        numbers = get_origin(field) is list and get_args(field)[0] is float
+        numbers = get_origin(field) is list and float in {
+            inner := _plain(get_args(field)[0]),
+            *get_args(inner),
+        }
         values[key] = [part for text in value for part in text.split(",")] if numbers else value
     try:
         return kind.settings.model_validate({"kind": kind.name, **_listed(values)}).given()

@@ -7,10 +7,17 @@ that SOLAR 10.7B was released as (arXiv 2312.15166, table 7, Average(0.5, 0.5)).
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from math import isfinite
+from typing import Any
+
+import numpy as np
 
 from dusk.errors import SettingError
 from dusk.merge.floats import Array
+from dusk.merge.gradient import Gradient, at
+from dusk.merge.method import Chosen, Totals
 
 
 def normalised(weights: Sequence[float]) -> list[float]:
@@ -25,8 +32,32 @@ def normalised(weights: Sequence[float]) -> list[float]:
 
 
 def weighted_sum(tensors: Sequence[Array], weights: Sequence[float]) -> Array:
-    """sum_i w_i x_i in the arrays' own precision; any shape, all the same."""
-    total = tensors[0] * tensors[0].dtype.type(weights[0])
-    for tensor, weight in zip(tensors[1:], weights[1:], strict=True):
-        total += tensor * tensor.dtype.type(weight)
+    """sum_i w_i x_i in the arrays' own precision; any shape, all the same. Overwrites the arrays."""
+    for tensor, weight in zip(tensors, weights, strict=True):
+        np.multiply(tensor, tensor.dtype.type(weight), out=tensor)
+    total = tensors[0]
+    for tensor in tensors[1:]:
+        np.add(total, tensor, out=total)
     return total
+
+
+@dataclass(frozen=True)
+class Linear:
+    """The mean with these weights, one gradient a model; divided by their sum at every place."""
+
+    weights: tuple[Gradient, ...]
+    measures = False
+
+    def measure(self, values: Sequence[Array]) -> Totals:
+        """Nothing: the weights are known."""
+        raise NotImplementedError
+
+    def choose(self, place: float, totals: Totals | None) -> Chosen:
+        """The weights at this place."""
+        return Chosen(partial(weighted_sum, weights=normalised([at(w, place) for w in self.weights])))
+
+    def settings(self) -> dict[str, Any]:
+        """The weights as they apply: divided by their sum where they do not change with depth."""
+        if all(len(weight) == 1 for weight in self.weights):
+            return {"method": "linear", "weights": normalised([weight[0] for weight in self.weights])}
+        return {"method": "linear", "weights": [list(weight) for weight in self.weights]}

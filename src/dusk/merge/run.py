@@ -1,11 +1,10 @@
-"""Merging checkpoints: the methods are maths, this owns files, types and memory."""
+"""Merging checkpoints: from models and settings to a folder that says what it is."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from dusk.checkpoint import (
     Checkpoint,
@@ -13,9 +12,7 @@ from dusk.checkpoint import (
     NewTensor,
     OutputFolder,
     Progress,
-    Shard,
     Source,
-    TensorEntry,
     ancestry,
     carry_over,
     in_byte_order,
@@ -26,34 +23,24 @@ from dusk.checkpoint import (
     refuse_existing,
     require_fit,
     write_card,
-    write_index,
     write_json,
     write_manifest,
 )
-from dusk.errors import CheckpointError, SettingError
+from dusk.checkpoint.shards import SHARD_LIMIT_BYTES
 from dusk.merge.alike import require_alike
-from dusk.merge.floats import STORED
-from dusk.merge.linear import normalised
-from dusk.merge.slerp import slerp_weights
-from dusk.merge.tensors import Open, angle, same_bytes, write_weighted
+from dusk.merge.methods import DEFAULT_METHOD, Given, Setting, choose_method
 from dusk.merge.tokenizers import require_same_tokenizer
-
-DEFAULT_T = 0.5
-
-Weigh = Callable[[Sequence[TensorEntry], Open], tuple[Sequence[float], bool]]
-"""The factors of one tensor in each model, and whether the method fell back to the linear mean."""
+from dusk.merge.writing import MergedFiles
 
 
 @dataclass(frozen=True)
 class MergeReport:
-    """What was merged. `linear_share` is the share of tensors where SLERP fell back to the linear mean."""
+    """What was merged. `linear_tensors`: where SLERP fell back to the linear mean; None for other methods."""
 
     out: Path
-    method: str
-    weights: tuple[float, ...] | None
-    t: float | None
+    settings: Mapping[str, Any]
     tensors: int
-    linear_tensors: int
+    linear_tensors: int | None
     parameters: int
     tensor_bytes: int
     seconds: float
@@ -61,8 +48,8 @@ class MergeReport:
 
     @property
     def linear_share(self) -> float | None:
-        """From 0 to 1; None for the linear method, which has nothing to fall back from."""
-        return None if self.t is None else self.linear_tensors / self.tensors
+        """The share of tensors that fell back, from 0 to 1; None for a method that does not."""
+        return None if self.linear_tensors is None else self.linear_tensors / self.tensors
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON values."""
@@ -73,149 +60,61 @@ def merge(
     models: Sequence[str | Path],
     out: str | Path,
     *,
-    method: str = "linear",
-    weights: Sequence[float] | None = None,
-    t: float = DEFAULT_T,
+    method: str = DEFAULT_METHOD,
+    weights: Sequence[Setting] | None = None,
+    t: Setting | None = None,
+    base_model: str | Path | None = None,
     progress: Progress | None = None,
 ) -> MergeReport:
     """Merges models (folders or hub ids) of one architecture, size and tokenizer into the folder `out`.
 
     `linear`: the mean with `weights` (equal unless told; divided by their sum), of two or more models.
     `slerp`: the point `t` (0.5 unless told) of the arc from the first model to the second, tensor by
-    tensor. Config, tokenizer and types are those of the first model. Sums are taken in float32 and
-    rounded to nearest even; memory does not depend on the models' size.
+    tensor. `task-arithmetic`: `weights` times the models' differences from `base_model`, added to it.
+    `t` and each weight may be several values, which then stand at equal distances over the depth.
 
-    Raises `SettingError` for weights, `t` or a number of models that the method cannot have,
+    Config, tokenizer and types are those of the first model. Sums are taken in float32, in float64 where
+    a tensor has more than 16 bits, and rounded to nearest even; memory does not depend on the models' size.
+
+    Raises `SettingError` for settings or a number of models that the method cannot have,
     `CheckpointError` for models that do not belong together, `OutputError` when the disk gives up.
     """
     begin = time.perf_counter()
     refuse_existing(Path(out))
-    factors, place = _settings(len(models), method, weights, t)
-    opened = [open_checkpoint(model) for model in models]
+    chosen = choose_method(method, Given(len(models), base_model is not None, weights, t))
+    opened = [open_checkpoint(model) for model in [*models, *([base_model] if base_model else [])]]
     for checkpoint in opened:
         require_fit(checkpoint)
-    warnings = require_alike(opened) + require_same_tokenizer(opened)
+    warnings = require_same_tokenizer(opened) + require_alike(opened)
     first = opened[0]
-    shards = plan_shards(in_byte_order([NewTensor(n, e.dtype, e.shape, e) for n, e in first.tensors.items()]))
-    job = _Job(opened, shards, _weigh(factors, place), progress)
-    settings = {"method": method} | ({"weights": list(factors)} if factors else {"t": place})
+    tensors = in_byte_order([NewTensor(n, e.dtype, e.shape, e) for n, e in first.tensors.items()])
+    shards = plan_shards(tensors, SHARD_LIMIT_BYTES)
+    files = MergedFiles(opened, shards, chosen, progress)
     with OutputFolder(out) as folder:
         folder.require_space(first.total_bytes)
-        job.write(folder.path)
+        files.write(folder.path)
         report = MergeReport(
             out=Path(out),
-            method=method,
-            weights=factors,
-            t=place,
+            settings=chosen.settings(),
             tensors=len(first.tensors),
-            linear_tensors=job.linear_tensors,
+            linear_tensors=len(files.linear) if method == "slerp" else None,
             parameters=first.parameters,
             tensor_bytes=first.total_bytes,
             seconds=time.perf_counter() - begin,
-            warnings=(*warnings, *job.warnings()),
+            warnings=(*warnings, *_value_warnings(files.not_finite)),
         )
-        _describe(folder.path, opened, settings, report)
+        _describe(folder.path, opened, report)
         folder.commit()
     return report
 
 
-def _settings(
-    count: int, method: str, weights: Sequence[float] | None, t: float
-) -> tuple[tuple[float, ...] | None, float | None]:
-    """The normalised weights of a linear merge, or the `t` of SLERP."""
-    if count < 2:
-        raise SettingError(f"A merge needs at least two models; {count} given.")
-    if method == "linear":
-        if t != DEFAULT_T:
-            raise SettingError("`t` belongs to slerp; a linear merge has `weights`.")
-        given = [1.0] * count if weights is None else list(weights)
-        if len(given) != count:
-            raise SettingError(f"{len(given)} weights for {count} models.", remedy="Give one for each.")
-        return tuple(normalised(given)), None
-    if method != "slerp":
-        raise SettingError(
-            f"There is no merge method {method!r}.", remedy="The methods are linear and slerp."
-        )
-    if weights is not None:
-        raise SettingError("`weights` belong to a linear merge; slerp has `t`.")
-    if count != 2:
-        raise SettingError(f"SLERP is between two models; {count} given.", remedy="Merge two at a time.")
-    if not 0 <= t <= 1:
-        raise SettingError(f"`t` is {t}; it goes from 0 (the first model) to 1 (the second).")
-    return None, t
+def _value_warnings(not_finite: Sequence[str]) -> list[str]:
+    if not not_finite:
+        return []
+    return [f"{len(not_finite)} tensors have values that are not finite: {list(not_finite[:5])}."]
 
 
-def _weigh(factors: tuple[float, ...] | None, t: float | None) -> Weigh:
-    if factors is not None:
-        return lambda entries, open_file: (factors, True)
-
-    def on_the_arc(entries: Sequence[TensorEntry], open_file: Open) -> tuple[Sequence[float], bool]:
-        between = angle(entries, open_file)
-        chosen = slerp_weights(t or 0.0, between.dot, between.first_length, between.second_length)
-        return (chosen.first, chosen.second), chosen.is_linear
-
-    return on_the_arc
-
-
-class _Job:
-    """The writing of the merged files; counts what the report tells."""
-
-    def __init__(
-        self, models: Sequence[Checkpoint], shards: Sequence[Shard], weigh: Weigh, progress: Progress | None
-    ) -> None:
-        self.models, self.shards, self.weigh, self.progress = models, shards, weigh, progress
-        self.linear_tensors = 0
-        self.not_finite: list[str] = []
-        self._files: dict[Path, BinaryIO] = {}
-        self._stack = ExitStack()
-
-    def write(self, folder: Path) -> None:
-        """Writes every shard and the index."""
-        total, done = self.models[0].total_bytes, 0
-        with self._stack:
-            for shard in self.shards:
-                with (folder / shard.file_name).open("wb") as target:
-                    target.write(shard.header(self.models[0].headers[0].metadata))
-                    for tensor in shard.tensors:
-                        self._write_tensor(tensor, target)
-                        done += tensor.bytes
-                        if self.progress:
-                            self.progress(done, total)
-        write_index(folder, self.shards)
-
-    def warnings(self) -> list[str]:
-        """What the merged values show."""
-        if not self.not_finite:
-            return []
-        return [f"{len(self.not_finite)} tensors have values that are not finite: {self.not_finite[:5]}."]
-
-    def _write_tensor(self, tensor: NewTensor, target: BinaryIO) -> None:
-        entries = [model.tensors[tensor.name] for model in self.models]
-        if tensor.dtype not in STORED:
-            self._write_equal(tensor, entries, target)
-            return
-        weights, is_linear = self.weigh(entries, self._open)
-        self.linear_tensors += is_linear
-        if write_weighted(entries, weights, self._open, target):
-            self.not_finite.append(tensor.name)
-
-    def _write_equal(self, tensor: NewTensor, entries: Sequence[TensorEntry], target: BinaryIO) -> None:
-        if not same_bytes(entries, self._open):
-            raise CheckpointError(f"{tensor.name} is {tensor.dtype}, which has no mean, and differs.")
-        stream = self._open(entries[0])
-        stream.seek(entries[0].begin)
-        target.write(stream.read(entries[0].bytes))
-        self.linear_tensors += 1
-
-    def _open(self, entry: TensorEntry) -> BinaryIO:
-        if entry.file not in self._files:
-            self._files[entry.file] = self._stack.enter_context(entry.file.open("rb", buffering=0))
-        return self._files[entry.file]
-
-
-def _describe(
-    folder: Path, models: Sequence[Checkpoint], settings: dict[str, Any], report: MergeReport
-) -> None:
+def _describe(folder: Path, models: Sequence[Checkpoint], report: MergeReport) -> None:
     write_json(folder / "config.json", models[0].config)
     carry_over(models[0].path, folder)
     results = {
@@ -228,7 +127,7 @@ def _describe(
         command="merge",
         inputs=tuple(Source.of(model) for model in models),
         layer_map=_common_layer_map(models),
-        settings=settings,
+        settings=report.settings,
         versions=installed_versions("numpy"),
         results=results,
         lineage=ancestry(*(model.path for model in models)),

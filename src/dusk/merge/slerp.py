@@ -9,8 +9,17 @@ interpolation (1-t) x + t y takes its place. A vector of length up to 1e-8 is no
 so that a zero vector is at a right angle to everything. These edge cases are mergekit's.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import acos, sin
+from functools import partial
+from math import acos, sin, sqrt
+from typing import Any
+
+from dusk.merge.floats import Array
+from dusk.merge.gradient import Gradient, at
+from dusk.merge.linear import weighted_sum
+from dusk.merge.method import Chosen, Totals
+from dusk.merge.products import gram
 
 _PARALLEL = 0.9995
 _NO_LENGTH = 1e-8
@@ -36,3 +45,26 @@ def slerp_weights(t: float, dot: float, first_length: float, second_length: floa
 
 def _divisor(length: float) -> float:
     return length if length > _NO_LENGTH else 1.0
+
+
+@dataclass(frozen=True)
+class Slerp:
+    """The point `t` of the arc from the first model to the second, tensor by tensor."""
+
+    t: Gradient
+    measures = True
+
+    def measure(self, values: Sequence[Array]) -> Totals:
+        """Their dot products with each other and themselves."""
+        return gram(values)
+
+    def choose(self, place: float, totals: Totals | None) -> Chosen:
+        """The weighted sum with the arc's factors."""
+        assert totals is not None
+        lengths = sqrt(totals[0, 0]), sqrt(totals[1, 1])
+        factors = slerp_weights(at(self.t, place), float(totals[0, 1]), *lengths)
+        return Chosen(partial(weighted_sum, weights=(factors.first, factors.second)), factors.is_linear)
+
+    def settings(self) -> dict[str, Any]:
+        """`t`: one number, or the values over the depth."""
+        return {"method": "slerp", "t": self.t[0] if len(self.t) == 1 else list(self.t)}

@@ -34,6 +34,17 @@ def parse_count(value: Any) -> Any:
     return int(count) if count.is_integer() else value
 
 
+def parse_over_depth(value: Any) -> Any:
+    """`0,0.5,1` (or `0:0.5:1`, where commas part other things) as numbers; what is no text is left as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        numbers = [float(part) for part in re.split("[,:]", value)]
+    except ValueError:
+        raise ValueError("it has to be a number, or numbers over the depth such as 0,0.5,1") from None
+    return numbers if len(numbers) > 1 else numbers[0]
+
+
 Model = Annotated[str, Reference("model")]
 File = Annotated[str, Reference("file")]
 Suite = Annotated[str, Reference("suite")]
@@ -41,6 +52,7 @@ Count = Annotated[int, BeforeValidator(parse_count), Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+OverDepth = Annotated[float | list[float], BeforeValidator(parse_over_depth)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 

@@ -8,7 +8,18 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from dusk.recipe.settings import Count, File, Model, NotNegative, Positive, Seed, Share, StageSettings, Suite
+from dusk.recipe.settings import (
+    Count,
+    File,
+    Model,
+    NotNegative,
+    OverDepth,
+    Positive,
+    Seed,
+    Share,
+    StageSettings,
+    Suite,
+)
 
 
 class ModelStage(StageSettings):
@@ -125,10 +136,15 @@ class AlignStage(TrainingStage):
 class MergeStage(StageSettings):
     """One model of several: their average, or the point between two on the sphere."""
 
-    models: list[Model] = Field(min_length=2, description="the models to merge")
-    method: Literal["linear", "slerp"] | None = Field(None, description="how [linear]")
-    weights: list[float] | None = Field(None, description="weight of each model (linear)")
-    t: Share | None = Field(None, description="place between the first model (0) and the second (1)")
+    models: list[Model] = Field(min_length=1, description="the models to merge")
+    method: Literal["linear", "slerp", "task-arithmetic"] | None = Field(None, description="how [linear]")
+    weights: list[OverDepth] | None = Field(
+        None, description="weight of each model, such as 0.4,0.6; 0:1 goes from 0 to 1 over the depth"
+    )
+    t: OverDepth | None = Field(
+        None, description="slerp: from the first model (0) to the second (1); 0,0.5,1 over the depth [0.5]"
+    )
+    base_model: Model | None = Field(None, description="what the models were tuned from (task-arithmetic)")
 
 
 class EvaluateStage(StageSettings):

@@ -1,0 +1,38 @@
+"""Task arithmetic (Ilharco et al., arXiv 2212.04089, section 2): the models' differences from their base, added.
+
+    out = x_0 + sum_i w_i (x_i - x_0)
+
+Computed as one weighted sum, with 1 - sum_i w_i for the base x_0. A negative weight takes a task away.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from dusk.merge.floats import Array
+from dusk.merge.gradient import Gradient, at
+from dusk.merge.linear import weighted_sum
+from dusk.merge.method import Chosen, Totals
+
+
+@dataclass(frozen=True)
+class TaskArithmetic:
+    """The scale of each task vector, one gradient a model; the base is the last of the tensors."""
+
+    weights: tuple[Gradient, ...]
+    measures = False
+
+    def measure(self, values: Sequence[Array]) -> Totals:
+        """Nothing: the weights are known."""
+        raise NotImplementedError
+
+    def choose(self, place: float, totals: Totals | None) -> Chosen:
+        """The weights at this place, and what is left for the base."""
+        weights = [at(weight, place) for weight in self.weights]
+        return Chosen(partial(weighted_sum, weights=(*weights, 1 - sum(weights))))
+
+    def settings(self) -> dict[str, Any]:
+        """The weights: a number a model, or its values over the depth."""
+        told = [weight[0] if len(weight) == 1 else list(weight) for weight in self.weights]
+        return {"method": "task-arithmetic", "weights": told}
