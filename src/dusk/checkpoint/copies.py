@@ -32,11 +32,7 @@ class Run:
 def runs(tensors: Sequence[NewTensor]) -> list[Run]:
     """The ranges to write one after the other, neighbours in the source joined."""
     joined: list[Run] = []
-    for tensor in tensors:
-        source = tensor.source
-        new = Run(None, 0, tensor.bytes, tensor.element)
-        if source:
-            new = Run(source.file, source.begin, source.bytes)
+    for new in (part for tensor in tensors for part in _parts(tensor)):
         last = joined[-1] if joined else None
         alike = last and (last.file, last.element) == (new.file, new.element)
         if last and alike and (new.file is None or last.begin + last.length == new.begin):
@@ -44,6 +40,14 @@ def runs(tensors: Sequence[NewTensor]) -> list[Run]:
         elif new.length:
             joined.append(new)
     return joined
+
+
+def _parts(tensor: NewTensor) -> Iterator[Run]:
+    """A tensor's bytes: its source, and constants as far as it is larger (rows of a padded vocabulary)."""
+    source = tensor.source
+    if source:
+        yield Run(source.file, source.begin, source.bytes)
+    yield Run(None, 0, tensor.bytes - (source.bytes if source else 0), tensor.element)
 
 
 def write_copies(

@@ -19,7 +19,8 @@ _ALIGNMENT_BYTES = 8
 class NewTensor:
     """A tensor of the output; `source` holds its bytes, None where they are constant or computed.
 
-    `element` is then what each element of a constant tensor holds, in the bytes of its type.
+    `element` is then what each element of a constant tensor holds, in the bytes of its type. A source may be
+    shorter than the tensor: the rest is constant.
     """
 
     name: str

@@ -10,6 +10,7 @@ from dusk.checkpoint.folder import Checkpoint, open_checkpoint
 from dusk.checkpoint.hub import resolve
 from dusk.checkpoint.manifest import read_manifest
 from dusk.errors import CheckpointError
+from dusk.skips import config_problems
 
 
 @dataclass(frozen=True)
@@ -71,13 +72,23 @@ def verify(model: str | Path, *, forward: bool = False) -> VerifyReport:
 
 def _against_config(checkpoint: Checkpoint) -> tuple[list[str], list[str]]:
     problems = misfits(checkpoint) + _per_layer_problems(checkpoint) + _manifest_problems(checkpoint)
-    warnings = []
+    faulty, unreached = _skips(checkpoint)
+    problems += faulty
+    warnings = unreached
     if has_redundant_head(checkpoint.config, checkpoint.tensors):
         warnings.append("lm_head.weight is stored although the config ties it to the embedding.")
     if checkpoint.unlisted:
         shown = ", ".join(checkpoint.unlisted[:5])
         warnings.append(f"{len(checkpoint.unlisted)} tensors lie in the files but not in the index: {shown}.")
     return problems, warnings
+
+
+def _skips(checkpoint: Checkpoint) -> tuple[list[str], list[str]]:
+    """What is wrong with Solar Pro's skips, and which name layers that the model does not have."""
+    if checkpoint.config.get("model_type") != "solar":
+        return [], []
+    faulty = config_problems(checkpoint.config)
+    return faulty, [] if faulty else config_problems(checkpoint.config, checkpoint.layout.layers)
 
 
 def _per_layer_problems(checkpoint: Checkpoint) -> list[str]:

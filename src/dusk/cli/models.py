@@ -31,6 +31,7 @@ def _show_scale(report: "ScaleReport") -> None:
 scale = settings_command(
     "scale",
     words=("base", "out"),
+    flags={"architecture": "--as"},
     more=[click.Option(["--dry-run"], is_flag=True, help="say what would be made, and write nothing")],
     show=_show_scale,
 )

@@ -60,6 +60,13 @@ class ScaleStage(StageSettings):
     params: str | None = Field(None, description="size of the result, such as 11B")
     layers: str | None = Field(None, description="the layers by name, such as 0-23,8-31")
     fresh: Literal["copy", "identity"] | None = Field(None, description="how repeated layers start [copy]")
+    architecture: Literal["llama", "solar-pro"] | None = Field(None, description="write it as")
+    skips: str | None = Field(None, description="skip connections: published, none, or 3-5,6-9")
+    skip_weights: list[Share] | None = Field(
+        None, min_length=2, max_length=2, description="weight of a stored state in training and inference"
+    )
+    pad_vocabulary: int | None = Field(None, ge=1, description="rows of the vocabulary, new ones zero")
+    with_remote_code: bool | None = Field(None, description="write Solar Pro's classes into the folder")
 
     @model_validator(mode="after")
     def _one_size(self) -> Self:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from dusk.checkpoint import (
     open_checkpoint,
     plan_shards,
     refuse_existing,
-    require_fit,
     write_card,
     write_copies,
     write_json,
@@ -31,7 +31,9 @@ from dusk.checkpoint import (
 )
 from dusk.checkpoint.shards import SHARD_LIMIT_BYTES
 from dusk.layers import LayerMap
-from dusk.scale.choice import choose_map, target_parameters
+from dusk.scale.architecture import Architecture
+from dusk.scale.choice import choose_map
+from dusk.scale.form import Form
 from dusk.scale.identity import constant_bytes, constant_parts, model_type, require_identity
 
 CONFIG_FILE = "config.json"
@@ -67,6 +69,11 @@ def scale(
     params: int | str | None = None,
     layers: str | LayerMap | None = None,
     fresh: str = "copy",
+    architecture: Architecture | None = None,
+    skips: str | None = None,
+    skip_weights: Sequence[float] | None = None,
+    pad_vocabulary: int | None = None,
+    with_remote_code: bool = False,
     dry_run: bool = False,
     shard_limit_bytes: int = SHARD_LIMIT_BYTES,
     progress: Progress | None = None,
@@ -76,26 +83,37 @@ def scale(
     One of `drop` (the paper's m), `to` (layers), `params` (such as `"11B"`, the nearest map) and `layers`
     (such as `"0-23,8-31"`) chooses the map; without any, a quarter of the layers is dropped on each side
     of the seam (SOLAR 10.7B, arXiv 2312.15166, section 2). `fresh="identity"` zeroes the residual outputs
-    of every later occurrence of a layer. With `dry_run` nothing is written. `progress` is told the bytes
-    written and the bytes in all.
+    of every later occurrence of a layer.
+
+    `architecture` writes a base of the Llama family (Llama, Mistral, Phi-3, Solar Pro) as `llama` or
+    `solar-pro`. `skips` gives the result block skip connections: `published` (Solar Pro's, at another depth in
+    proportion), `none`, or pairs store-use such as `"3-5,6-9"` of layers of the result; `skip_weights` are the
+    stored state's in training and inference. `pad_vocabulary` appends rows of zeros up to that number.
+    `with_remote_code` writes Solar Pro's classes into the folder.
+
+    With `dry_run` nothing is written. `progress` is told the bytes written and the bytes in all.
 
     Raises `InputError` for a base that is not whole, a map that does not fit it or an `out` that exists,
     `OutputError` when the disk gives up.
     """
     begin = time.perf_counter()
     refuse_existing(Path(out))
-    checkpoint = open_checkpoint(base)
-    require_fit(checkpoint)
+    form = Form(architecture, skips, skip_weights, pad_vocabulary, with_remote_code)
+    opened = open_checkpoint(base)
+    checkpoint, seen = form.base(opened)
     layer_map, notes = choose_map(checkpoint, drop=drop, to=to, params=params, layers=layers, fresh=fresh)
     if any(layer_map.fresh):
         require_identity(checkpoint, layer_map)
     config, changed = deepen_config(checkpoint.config, checkpoint.layout, layer_map)
-    shards = plan_shards(in_byte_order(deeper_tensors(checkpoint, layer_map)), shard_limit_bytes)
+    config, formed = form.config(config, len(layer_map))
+    tensors = form.tensors(deeper_tensors(checkpoint, layer_map), checkpoint)
+    shards = plan_shards(in_byte_order(tensors), shard_limit_bytes)
     settings = {"drop": drop, "to": to, "params": params, "layers": layer_map.spec(), "fresh": fresh}
-    plan = _Plan(checkpoint, layer_map, config, shards, settings, begin)
+    settings |= form.to_json()
+    plan = _Plan(opened, form, layer_map, config, shards, settings, begin)
     if not dry_run:
         _write(plan, Path(out), progress)
-    return plan.report(Path(out), dry_run, (*notes, *changed))
+    return plan.report(Path(out), dry_run, (*seen, *notes, *changed, *formed))
 
 
 def deeper_tensors(base: Checkpoint, layer_map: LayerMap) -> list[NewTensor]:
@@ -125,6 +143,7 @@ def deeper_tensors(base: Checkpoint, layer_map: LayerMap) -> list[NewTensor]:
 @dataclass(frozen=True)
 class _Plan:
     base: Checkpoint
+    form: Form
     layer_map: LayerMap
     config: Mapping[str, Any]
     shards: Sequence[Shard]
@@ -135,6 +154,10 @@ class _Plan:
     def tensor_bytes(self) -> int:
         return sum(tensor.bytes for shard in self.shards for tensor in shard.tensors)
 
+    @property
+    def parameters(self) -> int:
+        return sum(prod(tensor.shape) for shard in self.shards for tensor in shard.tensors)
+
     def manifest(self) -> Manifest:
         """The manifest of the result."""
         return Manifest(
@@ -144,7 +167,7 @@ class _Plan:
             settings={key: value for key, value in self.settings.items() if value is not None},
             results={
                 "layers": len(self.layer_map),
-                "parameters": target_parameters(self.base, self.layer_map),
+                "parameters": self.parameters,
                 "bytes": self.tensor_bytes,
                 "seconds": round(time.perf_counter() - self.begin, 3),
             },
@@ -159,7 +182,7 @@ class _Plan:
             out=out,
             layer_map=self.layer_map,
             base_parameters=self.base.parameters,
-            parameters=target_parameters(self.base, self.layer_map),
+            parameters=self.parameters,
             tensor_bytes=self.tensor_bytes,
             files=tuple(shard.file_name for shard in self.shards),
             disk_left_bytes=free,
@@ -176,6 +199,7 @@ def _write(plan: _Plan, out: Path, progress: Progress | None) -> None:
         write_copies(folder.path, plan.shards, plan.base.headers[0].metadata, progress)
         write_json(folder.path / CONFIG_FILE, plan.config)
         carry_over(plan.base.path, folder.path)
+        plan.form.finish(folder.path)
         write_manifest(folder.path, plan.manifest())
         write_card(folder.path)
         folder.commit()
