@@ -7,12 +7,10 @@ The files are this library's own, their imports of one another rewritten; transf
 from pathlib import Path
 from typing import Any
 
-import dusk
-
 _FILES = {
-    "skips.py": "dusk/skips.py",
-    "configuration_solar.py": "dusk/solar_pro/configuration.py",
-    "modeling_solar.py": "dusk/solar_pro/modeling.py",
+    "skips.py": "skips.py",
+    "configuration_solar.py": "solar_pro/configuration.py",
+    "modeling_solar.py": "solar_pro/modeling.py",
 }
 _IMPORTS = {
     "from dusk.skips import": "from .skips import",
@@ -28,7 +26,7 @@ AUTO_MAP = {
 
 def write_remote_code(folder: Path) -> None:
     """Writes the files that `AUTO_MAP` names."""
-    package = Path(str(dusk.__file__)).parent.parent
+    package = Path(__file__).parent.parent
     for name, source in _FILES.items():
         text = (package / source).read_text(encoding="utf-8")
         for ours, theirs in _IMPORTS.items():
