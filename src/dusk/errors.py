@@ -2,7 +2,8 @@
 
     DuskError                  exit code 1: the work failed
     ├── WorkError              a stage, a server or a disk gave up; what was done is kept
-    │   └── OutputError        an output could not be written, or somebody else is writing it
+    │   ├── OutputError        an output could not be written, or somebody else is writing it
+    │   └── StoppedError       asked to stop (SIGTERM, SIGUSR1), and stopped; exit code 75
     └── InputError             exit code 2: what was given is wrong
         ├── LayerMapError      a map that no model of this depth can have
         ├── CheckpointError    files that are no model, or not a whole one
@@ -41,6 +42,15 @@ class WorkError(DuskError):
 
 class OutputError(WorkError):
     """An output could not be written, or another process is writing it."""
+
+
+class StoppedError(WorkError):
+    """The work was asked to stop, and has: what was done is saved, and the same command continues.
+
+    The exit code is EX_TEMPFAIL of sysexits.h, so that a scheduler can tell it from a failure and start again.
+    """
+
+    exit_code = 75
 
 
 class InputError(DuskError):

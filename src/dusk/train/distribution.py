@@ -122,11 +122,6 @@ def summed(values: Tensor) -> Tensor:
     return values
 
 
-def any_rank(fact: bool) -> bool:
-    """Whether something holds on at least one rank."""
-    return bool(summed(torch.tensor(int(fact)))) if world_size() > 1 else fact
-
-
 def dealt(items: Sequence[list[Item]]) -> list[list[Item]]:
     """This rank's share of the items, in turns; short shares are filled up with empty ones.
 
@@ -173,6 +168,11 @@ def whole_weights(model: nn.Module) -> dict[str, Tensor]:
         return dict(model.state_dict())
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     weights: dict[str, Any] = get_model_state_dict(model, options=options)
+    names: dict[int, str] = {}  # of each parameter: what was tied shares its memory again
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        first = names.setdefault(id(parameter), name)
+        if first in weights:
+            weights[name] = weights[first]
     return weights
 
 

@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
 
 from dusk.data.packing import TokenStore, plan_batches
+from dusk.errors import StoppedError
 from dusk.train.attention import packed
 from dusk.train.batch import PlannedBatches
 from dusk.train.checkpoints import newest_complete
@@ -21,9 +22,11 @@ from dusk.train.objectives import Objective, as_forward
 from dusk.train.precision import device_of_training
 from dusk.train.settings import TrainSettings
 from dusk.train.sharing import passes_per_step, share
+from dusk.train.stopping import StopRequest, listening
 from dusk.train.trainer import PackedTrainer, Progress, Recorder, step_tokens
 
 _CHECKPOINTS = "checkpoints"
+_HELDOUT = ("loss", "bits_per_byte", "domains")
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,26 @@ def fit(
     heldout: TokenStore | None = None,
     progress: Progress | None = None,
 ) -> FitReport:
-    """Train `model` in place; checkpoints and metrics.jsonl lie in `folder`, and are continued from there."""
+    """Train `model` in place; checkpoints and metrics.jsonl lie in `folder`, and are continued from there.
+
+    Raises:
+        StoppedError: SIGTERM or SIGUSR1 came; the newest checkpoint is that of the last step.
+        WorkError: the loss is not finite, or the disk refuses.
+    """
+    with listening() as request:
+        return _fit(model, store, objective, settings, folder, heldout, progress, request)
+
+
+def _fit(
+    model: PreTrainedModel,
+    store: TokenStore,
+    objective: Objective,
+    settings: TrainSettings,
+    folder: Path,
+    heldout: TokenStore | None,
+    progress: Progress | None,
+    request: StopRequest,
+) -> FitReport:
     capacity, per_step = _micro_batches(store, settings)
     plan = plan_batches(
         store, capacity=capacity, seed=settings.seed, tokens=settings.tokens, epochs=settings.epochs
@@ -77,6 +99,7 @@ def fit(
         step_tokens(batches, per_step),
         heldout.thinned(settings.eval_tokens) if heldout else None,
         progress,
+        request,
     )
     arguments = training_arguments(folder / _CHECKPOINTS, settings, passes_per_step(per_step, world_size()))
     arguments.use_cache = getattr(model.config, "use_cache", True)  # the Trainer writes it into the config
@@ -98,6 +121,11 @@ def fit(
             lambda: recorder.metrics.cut_back(int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else -1)
         )
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if recorder.stopped:
+        raise StoppedError(
+            f"stopped as asked, after step {trainer.state.global_step:,} of {recorder.steps:,}.",
+            remedy="What was done is saved; the same command continues.",
+        )
     return _report(recorder, training_flops(model, batches))
 
 
@@ -155,7 +183,9 @@ def using_threads(threads: int | None) -> Iterator[None]:
 
 
 def _report(recorder: Recorder, flops: int) -> FitReport:
-    rows = [row for row in from_main(recorder.metrics.rows) if row["kind"] == "train"]
+    found = from_main(recorder.metrics.rows)
+    rows = [row for row in found if row["kind"] == "train"]
+    measured: dict[str, Any] = next((row for row in reversed(found) if row["kind"] == "eval"), {})
     tail = rows[-max(1, len(rows) // 20) :]
     names = [name for name in tail[-1] if "/" in name]
     return FitReport(
@@ -165,6 +195,6 @@ def _report(recorder: Recorder, flops: int) -> FitReport:
         final_loss=math.fsum(row["loss"] for row in tail) / len(tail),
         peak_memory_bytes=peak_memory_bytes(),
         flops=flops,
-        heldout=recorder.measured,
+        heldout={name: measured[name] for name in _HELDOUT if name in measured},
         final_metrics={name: math.fsum(row[name] for row in tail) / len(tail) for name in names},
     )

@@ -58,7 +58,9 @@ def _saved(folder: Path) -> PreTrainedModel:
 def _hollow(config: Path) -> PreTrainedModel:
     """A model of this config whose parameters have shapes alone; its buffers are real."""
     with init_empty_weights(include_buffers=False):
-        return _of_config(config)
+        model = _of_config(config)
+    model.tie_weights()  # what was tied inside has become two
+    return model
 
 
 def _of_config(config: Path) -> PreTrainedModel:

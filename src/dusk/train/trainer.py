@@ -2,6 +2,7 @@
 
 import math
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,12 +18,13 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer import TRAINER_STATE_NAME
 
 from dusk.data.packing import TokenStore
 from dusk.errors import WorkError
 from dusk.train.batch import Batch, PlannedBatches, only_item
-from dusk.train.checkpoints import mark_complete, prune
-from dusk.train.distribution import any_rank, rank, summed, whole, world_size
+from dusk.train.checkpoints import load_state, mark_complete, prune, save_state
+from dusk.train.distribution import on_main, rank, summed, whole, world_size
 from dusk.train.heldout import heldout_loss
 from dusk.train.metrics import MetricsFile, peak_memory_bytes
 from dusk.train.objectives import Objective
@@ -30,6 +32,7 @@ from dusk.train.optimizers import make_optimizer
 from dusk.train.precision import computing
 from dusk.train.schedule import rate_factor
 from dusk.train.settings import TrainSettings
+from dusk.train.stopping import StopRequest
 
 
 class Progress(Protocol):
@@ -128,22 +131,30 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Keys that lack because they are tied are no fault; a parameter that lacks is more than a warning."""
-        missing = set(load_result.missing_keys) & {name for name, _ in self.model.named_parameters()}
-        if missing or load_result.unexpected_keys:
-            raise WorkError(
-                "the checkpoint to continue from is of another model",
-                problems=sorted(missing) + sorted(load_result.unexpected_keys),
-                remedy="Remove the .partial folder to start anew.",
-            )
-
     def _save_checkpoint(self, model: PreTrainedModel, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        if self.is_world_process_zero():
-            folder = Path(self.args.output_dir)
-            mark_complete(folder / f"checkpoint-{self.state.global_step}")
-            prune(folder)
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        assert self.lr_scheduler is not None
+        save_state(folder, self.model, _bare(self.optimizer), self.lr_scheduler)
+        self._save_rng_state(str(folder))
+        on_main(lambda: self._complete(folder))
+
+    def _complete(self, folder: Path) -> None:
+        self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+        mark_complete(folder)
+        prune(folder.parent)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Weights are loaded with the optimizer's states, once there is an optimizer."""
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            assert self.lr_scheduler is not None
+            load_state(Path(checkpoint), self.model, _bare(self.optimizer), self.lr_scheduler)
+
+
+def _bare(optimizer: Any) -> torch.optim.Optimizer:
+    """Without accelerate's wrapping."""
+    return getattr(optimizer, "optimizer", optimizer)  # type: ignore[no-any-return]
 
 
 class Recorder(TrainerCallback):  # type: ignore[misc]
@@ -156,14 +167,15 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         step_tokens: list[int],
         heldout: TokenStore | None,
         progress: Progress | None,
+        request: StopRequest,
     ) -> None:
+        self.request, self.stopped = request, False
         self.metrics, self.settings, self.heldout, self.progress = metrics, settings, heldout, progress
         self.seen = [0]  # tokens after each step
         for tokens in step_tokens:
             self.seen.append(self.seen[-1] + tokens)
         self.trainer: PackedTrainer | None = None
         self.saved_at = self.step_began = time.monotonic()
-        self.measured: dict[str, Any] = {}
 
     @property
     def steps(self) -> int:
@@ -187,8 +199,12 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         if due or step == self.steps:
             self.measure(step)
         late = time.monotonic() - self.saved_at > self.settings.save_every_seconds
-        if step < self.steps and any_rank(late and rank() == 0):
-            control.should_save = True
+        save, stop = summed(
+            torch.tensor([late and rank() == 0, self.request.asked], dtype=torch.int)
+        ).tolist()
+        self.stopped = bool(stop)
+        control.should_save = self.stopped or (bool(save) and step < self.steps)
+        control.should_training_stop |= self.stopped
 
     def on_log(
         self,
@@ -232,12 +248,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
             return
         began = time.monotonic()
         loss = heldout_loss(self.trainer.model, self.heldout, precision=self.settings.precision)
-        self.measured = {
-            "loss": loss.loss,
-            "bits_per_byte": loss.bits_per_byte,
-            "domains": loss.domains,
-        }
-        self.metrics.write("eval", step=step, tokens=self.seen[step], **self.measured)
+        self.metrics.write("eval", step=step, tokens=self.seen[step], **asdict(loss))
         self.step_began += time.monotonic() - began
 
 
