@@ -168,7 +168,7 @@ class TestResume:
         assert metrics(out) == metrics(whole)
         assert report.tokens == json.loads((whole / "dusk.json").read_text())["results"]["tokens"]
 
-    def test_an_incomplete_newest_checkpoint_is_passed_over(
+    def test_incomplete_newest_checkpoints_are_passed_over(
         self, base: Path, data: Path, whole: Path, tmp_path: Path
     ):
         out = tmp_path / "out"
@@ -179,7 +179,9 @@ class TestResume:
         (good,) = checkpoints.iterdir()
         torn = copied(good, checkpoints / "checkpoint-999")
         (torn / "complete").unlink()
-        (torn / "model.safetensors").write_bytes(b"half")
+        short = copied(good, checkpoints / "checkpoint-998")
+        (shard,) = short.glob("*.distcp")
+        shard.write_bytes(shard.read_bytes()[:-1])
         pretrain(base, out, **given)
         assert_same_weights(out, whole)
         assert metrics(out) == metrics(whole)
