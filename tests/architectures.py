@@ -87,6 +87,20 @@ ARCHITECTURES: dict[str, Architecture] = {
                           linear_key_head_dim=8, linear_value_head_dim=8, shared_expert_intermediate_size=16,
                           layer_types=[L, F, L, F], **MOE,
                           expected={"layer_types": [L, F, L, F, L, F]}),
+    "gpt_oss": _causal("GptOss", "gpt_oss", head_dim=8, sliding_window=4, **MOE, map="0-2,0-3",
+                       expected={"layer_types": [S, F, S, S, F, S, F]}),
+    "exaone4": _causal("Exaone4", "exaone4", sliding_window=4, sliding_window_pattern=2,
+                       expected={"layer_types": [S, F, S, F, S, F]}),
+    "glm4": _causal("Glm4", "glm4", head_dim=8),
+    "lfm2": _causal("Lfm2", "lfm2", layer_types=["conv", F, "conv", F],
+                    expected={"layer_types": ["conv", F] * 3}),
+    "opt": _causal("OPT", "opt", ffn_dim=48, word_embed_proj_dim=32, layers="model.decoder.layers"),
+    "gptj": _causal("GPTJ", "gptj", n_embd=32, n_head=4, n_layer=4, rotary_dim=4, layers="transformer.h"),
+    "falcon": _causal("Falcon", "falcon", new_decoder_architecture=True, num_kv_heads=2, layers="transformer.h"),
+    "mpt": Architecture("MptForCausalLM", {"model_type": "mpt", "d_model": 32, "n_heads": 4, "n_layers": 4},
+                        layers="transformer.blocks"),
+    "jamba": _causal("Jamba", "jamba", attn_layer_period=2, attn_layer_offset=1, expert_layer_period=2,
+                     expert_layer_offset=1, mamba_d_state=8, mamba_dt_rank=4, use_mamba_kernels=False, **MOE),
     "llava": Architecture(
         "LlavaForConditionalGeneration",
         {"model_type": "llava", "image_token_id": 5,
@@ -108,7 +122,7 @@ def save(folder: Path, architecture: Architecture, dtype: str = "float32") -> Pa
     """A random model with every parameter away from its initial value, so that a mix-up shows."""
     torch.manual_seed(0)
     sizes = {} if architecture.nested else {**SIZES, "num_hidden_layers": 4, "pad_token_id": 0}
-    if {"n_layer", "num_layers"} & architecture.config.keys():
+    if {"n_layer", "n_layers", "num_layers"} & architecture.config.keys():
         del sizes["num_hidden_layers"]
     config = transformers.AutoConfig.for_model(**{**sizes, **architecture.config})
     model = getattr(transformers, architecture.model)(config)

@@ -69,8 +69,9 @@ def test_output_equals_surgery_by_hand(base: Folders, scaled: Folders, name: str
 
 @every
 def test_the_config_says_what_a_person_would_write(scaled: Folders, name: str) -> None:
-    architecture, report = ARCHITECTURES[name], verify(scaled(name))
+    architecture, report = ARCHITECTURES[name], verify(scaled(name), forward=True)
     assert report.ok, report.problems
+    assert ("cached = uncached" in report.checked) == architecture.generates
     config = json.loads((scaled(name) / "config.json").read_text())
     scope = config[architecture.nested] if architecture.nested else config
     assert {key: scope[key] for key in architecture.expected} == architecture.expected

@@ -47,6 +47,11 @@ class Layout:
         number, rest = self._number(name)
         return name if number is None else self.name(number - self.layers + layers, rest)
 
+    def is_behind(self, name: str) -> bool:
+        """Whether a tensor belongs to a layer behind the stack; transformers loads none of them."""
+        number, _ = self._number(name)
+        return number is not None and number >= self.layers
+
     def has_place(self, layer: int, rest: str) -> bool:
         """Whether a tensor of a layer may stand in the layer of this index."""
         return layer == 0 or not rest.endswith(_FIRST_LAYER_ONLY)

@@ -66,7 +66,7 @@ def verify(model: str | Path, *, forward: bool = False) -> VerifyReport:
     from dusk.checkpoint.forward import forward_check  # lazy: torch and transformers
 
     faults, difference = forward_check(path)
-    checked += ["loading", "cached = uncached"]
+    checked += ["loading"] if difference is None else ["loading", "cached = uncached"]
     return VerifyReport(str(path), tuple(checked), faults, tuple(warnings), difference)
 
 

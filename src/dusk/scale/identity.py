@@ -64,7 +64,7 @@ _SILENT_WEIGHT = {
     "gemma3_text": -1.0,
 }
 _MIXERS = {"self_attn", "attn", "attention", "self_attention", "linear_attn", "mamba", "conv",
-           "mlp", "feed_forward", "block_sparse_moe", "intermediate", "output",
+           "mlp", "ffn", "feed_forward", "block_sparse_moe", "intermediate", "output", "fc1", "fc2",
            "SelfAttention", "EncDecAttention", "DenseReluDense"}  # fmt: skip
 _PROJECTIONS = {
     "o_proj",
@@ -86,9 +86,11 @@ _DENSE = {
     "attention.output.dense",
     "output.dense",
 }
-# Switches that put the residual behind a norm although the names stay.
-_POST_NORM_SWITCHES = ("apply_residual_connection_post_layernorm", "swin_norm")
+# Switches that put the residual behind a norm although the names stay, or make a layer depend on its index.
+_SWITCHES = ("apply_residual_connection_post_layernorm", "swin_norm", "scale_attn_by_inverse_layer_idx")
 
+# MLPs that are two parts of the block: the one that writes, and the one before it (ViT, OPT).
+_FIRST_HALF = {"output": "intermediate", "fc2": "fc1"}
 _PART_NUMBER = re.compile(r"^layer\.\d+\.")
 # -1 in the bytes of each type; zero is zero bytes in all of them.
 _MINUS_ONE = {"F64": "000000000000f0bf", "F32": "000080bf", "BF16": "80bf", "F16": "00bc"}
@@ -133,7 +135,7 @@ def constant_bytes(dtype: str, value: float) -> bytes:
 def require_identity(base: Checkpoint, layer_map: LayerMap) -> None:
     """Raises `LayerMapError` when a fresh layer of the map cannot be made the identity."""
     scope = base.layout.scope(base.config)
-    problems = [f"the config sets {key}" for key in _POST_NORM_SWITCHES if scope.get(key)]
+    problems = [f"the config sets {key}" for key in _SWITCHES if scope.get(key)]
     if not _has_final_norm(base.layout, base.tensors):
         problems.append(f"no norm follows {base.layout.prefix}: its blocks end in norms themselves")
     parts: dict[int, list[str]] = {}
@@ -175,8 +177,7 @@ def _writers(modules: set[str]) -> set[str] | None:
     writers = {m for m in modules if m.rpartition(".")[2] in _PROJECTIONS or m in _DENSE}
     mixers = {module.partition(".")[0] for module in modules}
     writing = {module.partition(".")[0] for module in writers}
-    if "output" in writing:
-        writing.add("intermediate")  # ViT's MLP is these two
+    writing |= {_FIRST_HALF[second] for second in writing & _FIRST_HALF.keys()}
     experts = {parent for module in modules if "expert" in (parent := module.rpartition(".")[0])}
     if mixers != writing or not mixers <= _MIXERS or not experts <= {m.rpartition(".")[0] for m in writers}:
         return None
@@ -189,7 +190,9 @@ def _has_final_norm(layout: Layout, names: Iterable[str]) -> bool:
     places = {parent, parent.rpartition(".")[0]}
     outside = {_module(name) for name in names if layout.split(name) is None}
     return any(
-        module.rpartition(".")[0] in places and _is_norm(last) and "emb" not in last
+        module.rpartition(".")[0] in places
+        and _is_norm(last)
+        and ("emb" not in last or last == "embedding_norm")  # so LFM2 calls its last norm
         for module in outside
         for last in [module.rpartition(".")[2]]
     )

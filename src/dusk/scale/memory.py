@@ -6,16 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 
-from dusk import solar_pro
 from dusk.checkpoint import Checkpoint, deepen_config, open_checkpoint, require_fit
+from dusk.checkpoint.forward import model_class
 from dusk.errors import CheckpointError
 from dusk.layers import LayerMap
 from dusk.scale.choice import choose_map
 from dusk.scale.identity import constant_parts, model_type, require_identity
-
-solar_pro.register()
 
 
 def load_scaled(base: str | Path, layer_map: LayerMap | str, **loading: Any) -> Any:
@@ -34,7 +31,7 @@ def load_scaled(base: str | Path, layer_map: LayerMap | str, **loading: Any) -> 
     if any(layer_map.fresh):
         require_identity(checkpoint, layer_map)
     config, _ = deepen_config(checkpoint.config, checkpoint.layout, layer_map)
-    model = _model_class(checkpoint.config).from_pretrained(
+    model = model_class(checkpoint.config).from_pretrained(
         checkpoint.path, **{"local_files_only": True, **loading}
     )
     name, layers = _layer_list(model, checkpoint)
@@ -45,12 +42,6 @@ def load_scaled(base: str | Path, layer_map: LayerMap | str, **loading: Any) -> 
     if own is not held:  # T5's decoder has a copy of the config
         own.num_hidden_layers = len(layer_map)
     return model.eval()
-
-
-def _model_class(config: dict[str, Any]) -> Any:
-    """The class that saved the model; where transformers does not know it, what its type generates with."""
-    named = [getattr(transformers, name, None) for name in config.get("architectures") or ()]
-    return next(filter(None, named), transformers.AutoModelForCausalLM)
 
 
 def _layer_list(model: torch.nn.Module, checkpoint: Checkpoint) -> tuple[str, torch.nn.ModuleList]:
