@@ -1,6 +1,9 @@
 """The commands that make training data."""
 
+from collections.abc import Mapping
 from typing import Any
+
+import click
 
 from dusk.cli.commands import Entry
 from dusk.cli.main import LazyGroup
@@ -23,6 +26,11 @@ _ENTRIES = {
         "Make instructions and preference pairs.",
         "dusk data instructions ./tasks --data docs/continue.jsonl",
     ),
+    "convert": Entry(
+        "dusk.cli.data:convert",
+        "Make training rows of published data sets.",
+        "dusk data convert ./orca --data Open-Orca/OpenOrca --source open-orca --rows solar",
+    ),
 }
 
 
@@ -32,7 +40,35 @@ def _show(result: Any) -> None:
         facts({str(name): value for name, value in told.items()})
 
 
+def _show_rows(result: Mapping[str, Any]) -> None:
+    """Rows in, left out by reason and kept; what else was found; where it is."""
+    told = dict(result)
+    rows, kept, out = told.pop("rows"), told.pop("kept"), told.pop("out")
+    lines = {"read": f"{rows:,}"}
+    lines |= {f"left out: {reason}": f"{count:,}" for reason, count in told.pop("left_out").items()}
+    lines["kept"] = f"{kept:,}"
+    lines["licences"] = ", ".join(told.pop("licenses"))
+    for name, value in told.items():
+        words = name.replace("_", " ")
+        if isinstance(value, Mapping):
+            lines |= {f"{words}: {key}": _told(one) for key, one in value.items()}
+        else:
+            lines[words] = _told(value)
+    facts(lines | {"written": out})
+
+
+def _told(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _filter_command(kind: str) -> click.Command:
+    """A command from files of rows to a folder of rows, which can tell what it left out."""
+    rejects = click.Option(["--rejects"], metavar="FILE", help="also write the rows left out, with reasons")
+    return settings_command(kind, words=("out",), more=[rejects], show=_show_rows)
+
+
 documentation = settings_command("documentation", words=("out",), show=_show)
 arithmetic = settings_command("arithmetic", words=("out",), show=_show)
 instructions = settings_command("instructions", words=("out",), show=_show)
+convert = _filter_command("convert")
 data = LazyGroup("data", _ENTRIES)

@@ -6,25 +6,20 @@ by reason.
 """
 
 import gzip
-import io
 import json
 import os
-import zlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from dusk.data.files import Bad, damage_named, parsed_line, stored_rows
 from dusk.data.kinds import Kind, fault
 from dusk.errors import DataError, WorkError
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
-
-_SHOWN = 20  # bad rows that one error names
-_ROWS_AT_ONCE = 1024
-_BOM = b"\xef\xbb\xbf"
+SHOWN = 20  # bad rows that one error names
 
 
 @dataclass(frozen=True)
@@ -34,15 +29,6 @@ class Row:
     file: Path
     line: int
     fields: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class _Bad:
-    """A row that cannot be used: the reason for counting, and what was found."""
-
-    line: int
-    reason: str
-    found: str = ""
 
 
 def read_rows(
@@ -64,18 +50,18 @@ def read_rows(
         DataError: no such file, another format, a damaged file, or bad rows (20 of them named, all counted).
     """
     file = Path(path)
-    bad: list[_Bad] = []
+    bad: list[Bad] = []
     count = 0
-    with _damage_named(file):
-        for line, found in _objects(file):
+    with damage_named(file):
+        for line, found in stored_rows(file):
             checked = _checked(line, found, kinds)
-            if isinstance(checked, _Bad):
+            if isinstance(checked, Bad):
                 if skip_bad:
                     if skipped is not None:
                         skipped[checked.reason] += 1
                     continue
                 count += 1
-                bad += [checked] if count <= _SHOWN else []
+                bad += [checked] if count <= SHOWN else []
             elif not count:
                 yield Row(file, line, checked)
     if count:
@@ -134,114 +120,26 @@ def _compressing(raw: IO[bytes]) -> gzip.GzipFile:
     return gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0)
 
 
-def _objects(file: Path) -> Iterator[tuple[int, bytes | dict[str, Any]]]:
-    """The rows of a file as they are stored: lines of bytes, or objects of a parquet file."""
-    if not file.exists():
-        raise DataError(f"{file}: there is no such file")
-    if not file.is_file():
-        raise DataError(f"{file}: not a file", remedy=f"Name the data files ({', '.join(SUFFIXES)}).")
-    if file.name.endswith(".parquet"):
-        yield from _parquet(file)
-    elif file.name.endswith((".jsonl", ".jsonl.gz", ".jsonl.zst")):
-        with _opened(file) as stream:
-            yield from _lines(stream)
-    else:
-        raise DataError(f"{file}: not a format that is read", remedy=f"These are: {', '.join(SUFFIXES)}.")
-
-
-def _opened(file: Path) -> io.BufferedIOBase:
-    if file.name.endswith(".gz"):
-        return gzip.open(file)
-    if file.name.endswith(".zst"):
-        return io.BufferedReader(_arrow(file).input_stream(str(file), compression="zstd"))
-    return file.open("rb")
-
-
-def _lines(stream: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Numbered lines; empty ones only where something follows them."""
-    empty: list[int] = []
-    for line, raw in enumerate(stream, 1):
-        text = raw.removeprefix(_BOM) if line == 1 else raw
-        if text.strip():
-            yield from ((number, b"") for number in empty)
-            empty = []
-            yield line, text
-        else:
-            empty.append(line)
-
-
-def _parquet(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    _arrow(file)
-    from pyarrow import parquet
-
-    line = 0
-    with parquet.ParquetFile(file) as table:
-        for batch in table.iter_batches(_ROWS_AT_ONCE):
-            for fields in batch.to_pylist():
-                line += 1
-                yield line, fields
-
-
-def _arrow(file: Path) -> Any:
-    """Pyarrow, which only these formats need."""
-    try:
-        import pyarrow
-    except ImportError:
-        raise DataError(f"{file}: reading this needs pyarrow", remedy="pip install pyarrow") from None
-    return pyarrow
-
-
-@contextmanager
-def _damage_named(file: Path) -> Iterator[None]:
-    """Turn what the decompressors and parquet raise into an error that names the file."""
-    try:
-        yield
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{file}: damaged or cut off: {error}", remedy="Fetch the file again.") from error
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        if type(error).__module__.partition(".")[0] != "pyarrow":
-            raise
-        raise DataError(f"{file}: damaged, or no parquet file: {error}") from error
-
-
-def _checked(line: int, found: bytes | dict[str, Any], kinds: Collection[Kind]) -> dict[str, Any] | _Bad:
+def _checked(line: int, found: bytes | dict[str, Any], kinds: Collection[Kind]) -> dict[str, Any] | Bad:
     """The fields of a row, or what is wrong with it."""
-    fields = found if isinstance(found, dict) else _parsed(line, found)
-    if isinstance(fields, _Bad):
+    fields = found if isinstance(found, dict) else parsed_line(line, found)
+    if isinstance(fields, Bad):
         return fields
     reason = fault(fields, kinds) if kinds else None
-    return fields if reason is None else _Bad(line, reason)
+    return fields if reason is None else Bad(line, reason)
 
 
-def _parsed(line: int, raw: bytes) -> dict[str, Any] | _Bad:
-    if not raw:
-        return _Bad(line, "empty line")
-    try:
-        fields = json.loads(raw.decode())
-        if b"\\u" in raw:
-            json.dumps(fields, ensure_ascii=False).encode()
-    except UnicodeDecodeError as error:
-        return _Bad(line, "not UTF-8", f"byte {raw[error.start]:#04x} at {error.start + 1}{_utf16(raw)}")
-    except UnicodeEncodeError:
-        return _Bad(line, "half of a surrogate pair")
-    except json.JSONDecodeError as error:
-        return _Bad(line, "not JSON", f"{error.msg} at character {error.pos + 1}")
-    except RecursionError:
-        return _Bad(line, "not JSON", "nested too deeply")
-    return fields if isinstance(fields, dict) else _Bad(line, "not an object", type(fields).__name__)
+def _bad_rows(file: Path, bad: list[Bad], count: int) -> DataError:
+    problems = [f"{file}:{row.line}: {row.told}" for row in bad]
+    return bad_rows_error(str(file), problems, count)
 
 
-def _utf16(raw: bytes) -> str:
-    return "; it looks like UTF-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
-
-
-def _bad_rows(file: Path, bad: list[_Bad], count: int) -> DataError:
-    problems = [f"{file}:{row.line}: {row.reason}{f' ({row.found})' if row.found else ''}" for row in bad]
-    if count > len(bad):
-        problems.append(f"and {count - len(bad)} more")
+def bad_rows_error(where: str, problems: Sequence[str], count: int) -> DataError:
+    """The error that names the first of `count` bad rows, one of `problems` each."""
+    more = [f"and {count - len(problems)} more"] if count > len(problems) else []
     rows = "a row that cannot be used" if count == 1 else f"{count} rows that cannot be used"
     return DataError(
-        f"{file}: {rows}", problems=problems, remedy="Mend them, or leave them out with --skip-bad."
+        f"{where}: {rows}",
+        problems=[*problems, *more],
+        remedy="Mend them, or leave them out with --skip-bad.",
     )

@@ -66,6 +66,13 @@ KINDS: dict[str, Kind] = {
             "instructions and preferences",
             out="folder",
         ),
+        Kind(
+            "convert",
+            stages.ConvertStage,
+            "dusk.data.convert:convert",
+            "rows of published sets",
+            unit="bytes",
+        ),
         Kind("scale", stages.ScaleStage, "dusk.scale:scale", "depth up-scaling", unit="bytes"),
         Kind(
             "pretrain", stages.PretrainStage, "dusk.train.pretrain:pretrain", "more pretraining", torch=True

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from dusk.data.hub import is_hub_id
 from dusk.errors import RecipeError
 from dusk.recipe.kinds import KINDS
 from dusk.recipe.recipe import Recipe, derived_seed, stage_of
@@ -175,6 +176,8 @@ class _Reading:
         if to == "suite" and "/" not in text and "." not in text and text not in names:
             return text  # a suite that is built in; the evaluation knows which there are
         path = (self.folder / Path(text).expanduser()).absolute()
+        if to == "data" and is_hub_id(text) and not path.parent.is_dir():
+            return text
         if to != "model" and stage_of(text, dict.fromkeys(names)) is None and path.exists():
             return str(path)
         self.problems.append(f"{who}: {_no_stage(text, to, earlier, names)}")

@@ -19,10 +19,10 @@ class Reference:
     """Marks a setting whose text may name another stage's output.
 
     `model`: the name of an earlier stage. `file`: `stage`, `stage/file` or a path on this machine.
-    `suite`: as `file`, or the name of a suite that is built in.
+    `suite`: as `file`, or the name of a suite that is built in. `data`: as `file`, or a data set of the hub.
     """
 
-    to: Literal["model", "file", "suite"]
+    to: Literal["model", "file", "suite", "data"]
 
 
 def parse_count(value: Any) -> Any:
@@ -47,6 +47,7 @@ def parse_over_depth(value: Any) -> Any:
 
 Model = Annotated[str, Reference("model")]
 File = Annotated[str, Reference("file")]
+Data = Annotated[str, Reference("data")]
 Suite = Annotated[str, Reference("suite")]
 Count = Annotated[int, BeforeValidator(parse_count), Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]

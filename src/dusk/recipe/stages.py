@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from dusk.recipe.settings import (
     Count,
+    Data,
     File,
     Model,
     NotNegative,
@@ -49,6 +50,28 @@ class InstructionsStage(StageSettings):
     data: list[File] = Field(min_length=1, description="documents and problems to make them of")
     rows: int | None = Field(None, ge=1, description="rows of each set at most")
     seed: Seed | None = Field(None, description="seed of the choice of rows")
+
+
+class DataStage(StageSettings):
+    """What every kind of work on data can be told."""
+
+    data: list[Data] = Field(min_length=1, description="files, or data sets of the hub (owner/name[:files])")
+    skip_bad: bool | None = Field(None, description="leave bad rows out, counted, instead of refusing them")
+    license: str | None = Field(None, description="licence of the data, where their folders do not state it")
+    workers: int | None = Field(None, ge=1, description="processes [one a processor]")
+
+
+class ConvertStage(DataStage):
+    """Rows of training made of the rows of published sets."""
+
+    source: str | None = Field(
+        None, description="whose form the rows have, such as open-orca [told by fields]"
+    )
+    rows: Count | Literal["solar"] | None = Field(
+        None, description="rows at most; solar is as many as SOLAR used of the source"
+    )
+    seed: Seed | None = Field(None, description="seed of the sample and of drawn answers")
+    mask_pii: bool | None = Field(None, description="mask e-mail addresses and telephone numbers")
 
 
 class ScaleStage(StageSettings):
