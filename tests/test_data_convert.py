@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dusk.checkpoint import read_manifest
@@ -363,6 +363,7 @@ ROWS = st.lists(
 )
 
 
+@settings(deadline=None, max_examples=50)
 @given(ROWS, st.integers(1, 5))
 def test_nothing_is_dropped_silently(tmp_path_factory: Any, rows: list[Any], most: int) -> None:
     folder = tmp_path_factory.mktemp("any")

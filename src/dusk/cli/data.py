@@ -1,6 +1,6 @@
 """The commands that make training data."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
@@ -8,7 +8,7 @@ import click
 from dusk.cli.commands import Entry
 from dusk.cli.main import LazyGroup
 from dusk.cli.settings import settings_command
-from dusk.cli.terminal import facts, plain
+from dusk.cli.terminal import facts, plain, table
 
 _ENTRIES = {
     "documentation": Entry(
@@ -30,6 +30,11 @@ _ENTRIES = {
         "dusk.cli.data:convert",
         "Make training rows of published data sets.",
         "dusk data convert ./orca --data Open-Orca/OpenOrca --source open-orca --rows solar",
+    ),
+    "decontaminate": Entry(
+        "dusk.cli.data:decontaminate",
+        "Leave out rows that overlap with benchmarks.",
+        "dusk data decontaminate ./clean --data orca.jsonl --against gsm8k/test.jsonl",
     ),
 }
 
@@ -61,14 +66,30 @@ def _told(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _filter_command(kind: str) -> click.Command:
+def _show_benchmarks(result: Mapping[str, Any]) -> None:
+    """The counts, and a table of what was found of each benchmark."""
+    _show_rows({key: value for key, value in result.items() if key != "benchmarks"})
+    click.echo()
+    rows = [
+        [name, *(f"{found[key]:,}" for key in ("items", "too_short", "matched", "rows"))]
+        for name, found in result["benchmarks"].items()
+    ]
+    table(["benchmark", "items", "too short", "matched", "rows"], rows)
+    spared = [name for name, found in result["benchmarks"].items() if found["rows"] and not found["left_out"]]
+    if spared:
+        click.echo(f"Too few items matched for their rows to be left out: {', '.join(spared)}.")
+    click.echo(f"What matched what: {result['out']}/matches.jsonl")
+
+
+def _filter_command(kind: str, show: Callable[[Any], None] = _show_rows) -> click.Command:
     """A command from files of rows to a folder of rows, which can tell what it left out."""
     rejects = click.Option(["--rejects"], metavar="FILE", help="also write the rows left out, with reasons")
-    return settings_command(kind, words=("out",), more=[rejects], show=_show_rows)
+    return settings_command(kind, words=("out",), more=[rejects], show=show)
 
 
 documentation = settings_command("documentation", words=("out",), show=_show)
 arithmetic = settings_command("arithmetic", words=("out",), show=_show)
 instructions = settings_command("instructions", words=("out",), show=_show)
 convert = _filter_command("convert")
+decontaminate = _filter_command("decontaminate", _show_benchmarks)
 data = LazyGroup("data", _ENTRIES)

@@ -7,6 +7,7 @@ kept, and were left out for each reason.
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -29,14 +30,14 @@ from dusk.data.stores import file_digest
 
 ROWS_FILE = "train.jsonl"
 UNKNOWN = "unknown"
-_PARTS = "parts"
+_SCRATCH = "work"
 _NON_COMMERCIAL = "-nc"
 
 
 class DataFolder:
     """A data set in the making.
 
-    Work that was stopped is continued by the same settings on the same files: `parts` is kept until the end.
+    Work that was stopped is continued by the same settings on the same files: `scratch` is kept until the end.
 
     Args:
         out: the folder; it must not exist.
@@ -92,9 +93,16 @@ class DataFolder:
         return self.output.path
 
     @property
+    def scratch(self) -> Path:
+        """A folder that is gone when the set is whole."""
+        folder = self.path / _SCRATCH
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    @property
     def parts(self) -> Path:
-        """The folder of a pass's parts, which is gone when the set is whole."""
-        return self.path / _PARTS
+        """The folder of a pass's parts."""
+        return self.scratch / "parts"
 
     @property
     def rows(self) -> Path:
@@ -120,7 +128,7 @@ class DataFolder:
         )
         write_manifest(self.path, manifest)
         (self.path / CARD_FILE).write_text(self._card(results), encoding="utf-8")
-        _remove(self.parts)
+        shutil.rmtree(self.scratch)
         if self._rejects is not None and self.rejects_file is not None:
             self._rejects.flush()
             os.fsync(self._rejects.fileno())
@@ -166,10 +174,3 @@ def license_of(file: Path) -> str:
     manifest = read_manifest(folder)
     stated = list(manifest.results.get("licenses", [])) if manifest is not None else []
     return " and ".join(stated) or read_license(folder) or UNKNOWN
-
-
-def _remove(folder: Path) -> None:
-    if folder.is_dir():
-        for entry in folder.iterdir():
-            entry.unlink()
-        folder.rmdir()

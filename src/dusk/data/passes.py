@@ -33,9 +33,10 @@ _AHEAD = 2  # units in work for each worker, so that results that wait for their
 
 @dataclass(frozen=True)
 class Entry:
-    """One row as a judge sees it: its number among the unit's rows, from 0, and its fields."""
+    """One row as a judge sees it: its number among the unit's rows, from 0, its line, and its fields."""
 
     row: int
+    line: int
     fields: Fields
 
 
@@ -254,8 +255,11 @@ def _judged(
 ) -> Iterator[Verdict]:
     """A verdict for each stored row of a batch; those that are no objects are bad before they are judged."""
     read = [found if isinstance(found, dict) else parsed_line(line, found) for line, found in batch]
+    rows = zip(batch, read, strict=True)
     entries = [
-        Entry(row, fields) for row, fields in enumerate(read, first_row) if not isinstance(fields, Bad)
+        Entry(row, line, fields)
+        for row, ((line, _), fields) in enumerate(rows, first_row)
+        if not isinstance(fields, Bad)
     ]
     arrays: dict[str, Any] = {}
     verdicts = iter(judge.judge(entries, arrays))

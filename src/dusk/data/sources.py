@@ -8,6 +8,7 @@ lacks what the source promises, and `UnwantedError` for one that is sound but no
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from dusk.data.fields import RowError, UnwantedError, answer_of, text_of
@@ -192,6 +193,10 @@ def source_named(name: str) -> Source:
 
 def source_of(fields: Fields) -> Source:
     """The source that a row with these fields is of: the first whose fields it has, else one of TRL's forms."""
-    return next(
-        (s for s in SOURCES.values() if s.fields and all(name in fields for name in s.fields)), SOURCES["trl"]
-    )
+    return _source_by(tuple(fields))
+
+
+@lru_cache(maxsize=1000)
+def _source_by(names: tuple[str, ...]) -> Source:
+    known = (source for source in SOURCES.values() if source.fields)
+    return next((source for source in known if set(source.fields) <= set(names)), SOURCES["trl"])

@@ -73,6 +73,13 @@ KINDS: dict[str, Kind] = {
             "rows of published sets",
             unit="bytes",
         ),
+        Kind(
+            "decontaminate",
+            stages.DecontaminateStage,
+            "dusk.data.decontaminate:decontaminate",
+            "rows without benchmarks",
+            unit="bytes",
+        ),
         Kind("scale", stages.ScaleStage, "dusk.scale:scale", "depth up-scaling", unit="bytes"),
         Kind(
             "pretrain", stages.PretrainStage, "dusk.train.pretrain:pretrain", "more pretraining", torch=True

@@ -74,6 +74,21 @@ class ConvertStage(DataStage):
     mask_pii: bool | None = Field(None, description="mask e-mail addresses and telephone numbers")
 
 
+class DecontaminateStage(DataStage):
+    """Rows without those that overlap with benchmarks."""
+
+    against: list[Data] = Field(min_length=1, description="benchmarks: files, or data sets of the hub")
+    preset: Literal["gpt3", "tulu3"] | None = Field(None, description="whose convention of overlap [gpt3]")
+    words: int | None = Field(None, ge=1, description="length of a run of words [the preset's]")
+    item_share: Share | None = Field(
+        None, description="share of an item above which it matches [the preset's]"
+    )
+    set_share: Share | None = Field(
+        None, description="share of a set's items above which it counts [the preset's]"
+    )
+    common_rows: int | None = Field(None, ge=0, description="rows above which a run is common [the preset's]")
+
+
 class ScaleStage(StageSettings):
     """A deeper model of a shallower one, by copying its layers."""
 

@@ -1,0 +1,230 @@
+"""Taking out of training data what overlaps with benchmarks, and saying what matched what.
+
+Two published conventions are presets. A row is compared with each item of each benchmark; words are lower-cased
+runs of letters and digits.
+
+    gpt3    Brown et al. 2020, appendix C: prompts with answers; a row that shares a run of 13 words with an
+            item is left out. Runs that stand in more than 10 rows are taken for common phrases, as there.
+            Where the items of a set are short, its runs are as long as the shortest 5 % of them, but at least
+            8 words: the rule of that paper's own analysis of overlap.
+    tulu3   Lambert et al. 2024: prompts only; an item matches a row if more than half of its words lie in runs
+            of 8 that it shares with this row. Rows are left out for a set of which more than 2 % match.
+
+Rows are left out whole. What remains is written as it stands in the input.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dusk.data.benchmarks import Item, read_benchmark, row_texts
+from dusk.data.collect import collect
+from dusk.data.convert import converted, processors
+from dusk.data.fields import RowError, UnwantedError
+from dusk.data.gram_index import GramIndex, Hit, write_index
+from dusk.data.hub import data_files
+from dusk.data.matches import Match, Ruling, excerpt
+from dusk.data.outputs import DataFolder
+from dusk.data.passes import KEPT, Entry, Judge, Progress, Verdict, run_pass
+from dusk.data.sources import source_of
+from dusk.data.stores import file_digest
+from dusk.data.units import units
+from dusk.data.words import words_of
+from dusk.errors import SettingError
+
+MATCHES_FILE = "matches.jsonl"
+OVERLAPS = "overlaps with a benchmark"
+_INDEX = "index"
+_SHORT_SHARE = 0.05  # of a set's items, which its runs may be too long for
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A convention of what overlaps.
+
+    `words` is the length of a run, `least_words` what it may be shortened to where items are short (None for
+    never), `prompts_only` what is compared. An item matches a row if the share of its words that lie in shared
+    runs is above `item_share`. A set's matches count if above `set_share` of its items match, and a run is
+    ignored that stands in more than `common_rows` rows (None for never).
+    """
+
+    words: int
+    least_words: int | None = None
+    prompts_only: bool = False
+    item_share: float = 0.0
+    set_share: float | None = None
+    common_rows: int | None = None
+
+
+PRESETS = {
+    "gpt3": Preset(words=13, least_words=8, common_rows=10),
+    "tulu3": Preset(words=8, prompts_only=True, item_share=0.5, set_share=0.02),
+}
+
+
+def decontaminate(
+    out: str | Path,
+    *,
+    data: Sequence[str | Path],
+    against: Sequence[str | Path],
+    preset: str = "gpt3",
+    words: int | None = None,
+    item_share: float | None = None,
+    set_share: float | None = None,
+    common_rows: int | None = None,
+    skip_bad: bool = False,
+    license: str | None = None,
+    rejects: str | Path | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Leave out the rows that overlap with benchmarks, into the folder `out`; `matches.jsonl` shows them.
+
+    Args:
+        out: the folder to make.
+        data: files or hub ids: rows of training, or of a published set (see `dusk.data.sources`).
+        against: files or hub ids of benchmarks (see `dusk.data.benchmarks`).
+        preset: gpt3 or tulu3; the four settings behind it change it.
+        words: length of a run of words.
+        item_share: share of an item's words in shared runs above which it matches.
+        set_share: share of a set's items above which its matches count; 0 for always.
+        common_rows: rows above which a run is a common phrase; 0 for never.
+        skip_bad, license, rejects, workers: as in `dusk.data.convert`.
+
+    Returns:
+        What the card tells; `benchmarks` has of each set its items, those too short to be found, those that
+        matched, and the rows that matched them; `common` the runs that were ignored.
+
+    Raises:
+        DataError: files that cannot be read, or rows that cannot be used.
+        SettingError: an unknown preset, or `out` exists.
+    """
+    files, tests = data_files(data), data_files(against)
+    rule = _rule(preset, words, item_share, set_share, common_rows)
+    inputs = {file.name: file_digest(file) for file in tests}
+    settings = {"preset": preset, **asdict(rule), "against": inputs, "skip_bad": skip_bad}
+    licenses = dict.fromkeys(files, license) if license else None
+    with DataFolder(out, "data decontaminate", files, settings, licenses=licenses, rejects=rejects) as folder:
+        items = [item for file in tests for item in read_benchmark(file)]
+        sizes = item_sizes(items, rule)
+        lengths = run_lengths(sizes, rule)
+        index = folder.scratch / _INDEX
+        if not index.exists():
+            write_index(index.with_name("index.partial"), items, lengths, prompts_only=rule.prompts_only)
+            index.with_name("index.partial").rename(index)
+        parts = run_pass(
+            units(files),
+            OverlapJudge(index, rule),
+            folder.parts,
+            workers=workers or processors(),
+            skip_bad=skip_bad,
+            progress=progress,
+        )
+        ruling = Ruling(parts, sizes, rule.set_share, rule.common_rows)
+        ruling.write(
+            folder.path / MATCHES_FILE, [item.prompt if rule.prompts_only else item.text for item in items]
+        )
+        tally = collect(parts, folder.rows, decide=ruling.decide, rejects=folder.rejects)
+        return folder.finish(tally, benchmarks=ruling.benchmarks(lengths), common_runs=len(ruling.common))
+
+
+def item_sizes(items: Sequence[Item], rule: Preset) -> dict[str, list[int]]:
+    """Of each set, how many words its items have."""
+    sizes: dict[str, list[int]] = {}
+    texts = words_of([item.prompt if rule.prompts_only else item.text for item in items])
+    for item, size in zip(items, np.diff(texts.first).tolist(), strict=True):
+        sizes.setdefault(item.set, []).append(size)
+    return sizes
+
+
+def run_lengths(sizes: Mapping[str, Sequence[int]], rule: Preset) -> dict[str, int]:
+    """The length of the runs of each set, in words."""
+    if rule.least_words is None:
+        return dict.fromkeys(sizes, rule.words)
+    short = {name: int(np.quantile(of_set, _SHORT_SHARE)) for name, of_set in sizes.items()}
+    return {name: min(rule.words, max(rule.least_words, size)) for name, size in short.items()}
+
+
+def _rule(
+    preset: str,
+    words: int | None,
+    item_share: float | None,
+    set_share: float | None,
+    common_rows: int | None,
+) -> Preset:
+    if preset not in PRESETS:
+        raise SettingError(f"there is no preset {preset!r}", remedy=f"There are {', '.join(PRESETS)}.")
+    rule = PRESETS[preset]
+    if words is not None:
+        rule = replace(rule, words=words, least_words=None)
+    if item_share is not None:
+        rule = replace(rule, item_share=item_share)
+    if set_share is not None:
+        rule = replace(rule, set_share=set_share or None)
+    if common_rows is not None:
+        rule = replace(rule, common_rows=common_rows or None)
+    return rule
+
+
+@dataclass
+class OverlapJudge(Judge):
+    """Finds rows that an item matches; which of them are left out is decided when all are known."""
+
+    index: Path
+    rule: Preset
+
+    def begin(self) -> None:
+        """See `Judge`."""
+        self.loaded = GramIndex(self.index)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"index": self.index, "rule": self.rule}
+
+    def judge(self, rows: Sequence[Entry], noted: dict[str, Any]) -> list[Verdict]:
+        """See `Judge`."""
+        texts, verdicts = [], [KEPT] * len(rows)
+        for place, entry in enumerate(rows):
+            try:
+                texts.append(compared_text(entry.fields, prompts_only=self.rule.prompts_only))
+            except RowError as error:
+                texts.append("")
+                verdicts[place] = Verdict(str(error), bad=True)
+        by_text: dict[int, list[Hit]] = {}
+        for hit in self.loaded.hits(words_of(texts)):
+            by_text.setdefault(hit.text, []).append(hit)
+        for place, hits in by_text.items():
+            matched = matches(hits, self.loaded, self.rule)
+            if matched:
+                shown = excerpt(texts[place], matched[0].words)
+                note = {"line": rows[place].line, "text": shown, "matches": [m.to_json() for m in matched]}
+                verdicts[place] = Verdict(OVERLAPS, note=note)
+        return verdicts
+
+
+def compared_text(fields: Mapping[str, Any], *, prompts_only: bool) -> str:
+    """What of a row is compared; raises `RowError` for a row of no form that is known."""
+    try:
+        asked, answered = row_texts(converted(fields, source_of(fields)))
+    except UnwantedError:  # sound, and so to be compared; which form it has is not to be told from it
+        asked, answered = " ".join(str(value) for value in fields.values()), ""
+    return asked if prompts_only else f"{asked}\n{answered}"
+
+
+def matches(hits: Sequence[Hit], index: GramIndex, rule: Preset) -> list[Match]:
+    """The items that the hits in one text make a match of, those that are covered most first."""
+    of_item: dict[int, list[Hit]] = {}
+    for hit in hits:
+        of_item.setdefault(hit.item, []).append(hit)
+    found = []
+    for item, own in of_item.items():
+        covered = {word for hit in own for word in range(hit.item_place, hit.item_place + hit.n)}
+        share = len(covered) / len(index.words_of(item))
+        if share > rule.item_share:
+            first = min(own, key=lambda hit: hit.place)
+            words = b" ".join(index.words_of(item)[first.item_place : first.item_place + first.n]).decode()
+            grams = tuple(sorted({hit.gram for hit in own}))
+            found.append(Match(index.sets[item], index.rows[item], item, round(share, 4), words, grams))
+    return sorted(found, key=lambda match: (-match.share, match.item))
