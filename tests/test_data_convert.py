@@ -177,7 +177,7 @@ def instructions(count: int) -> list[Any]:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (folder / "train.jsonl").read_bytes().split(b"\n")[:-1]]
 
 
 BAD: list[Any] = [
@@ -369,7 +369,7 @@ def test_nothing_is_dropped_silently(tmp_path_factory: Any, rows: list[Any], mos
     folder = tmp_path_factory.mktemp("any")
     file = written(folder / "in.jsonl", [json.dumps(row) for row in rows])
     told = convert(folder / "out", data=[file], skip_bad=True, rows=most, rejects=folder / "rejects.jsonl")
-    rejected = (folder / "rejects.jsonl").read_text().splitlines()
+    rejected = (folder / "rejects.jsonl").read_bytes().split(b"\n")[:-1]
     assert told["rows"] == len(rows) == told["kept"] + sum(told["left_out"].values())
     assert len(rejected) == sum(told["left_out"].values())
     assert len(read(folder / "out")) == told["kept"] <= most
