@@ -26,6 +26,7 @@ _MASKS = np.array([(1 << (8 * size)) - 1 for size in range(_WORD_BYTES + 1)], np
 _LONGEST = 64  # bytes of a word that is hashed by numpy; longer ones (base64, mostly) are few
 _ODD = 0x9E3779B97F4A7C15
 _BASE = 0xD6E8FEB86659FD93  # odd, so that it has an inverse modulo 2**64
+_USUAL, _ALL = 0x3000, 0x110000  # code points: those of alphabets, and all (0.3 s to look through)
 _MARK = "\0"  # between texts while they are cleaned together
 
 
@@ -119,15 +120,16 @@ def _cleaned(texts: Sequence[str]) -> list[bytes]:
     if wide:
         joined = _MARK.join(texts[place].lower().replace(_MARK, " ") for place in wide)
         codes = np.frombuffer(joined.encode("utf-32-le", "replace"), np.uint32)
-        blanked = np.where(_letters()[codes], codes, np.uint32(_SPACE))
+        known = _letters(_USUAL if codes.max(initial=0) < _USUAL else _ALL)
+        blanked = np.where(known[codes], codes, np.uint32(_SPACE))
         for place, text in zip(wide, blanked.tobytes().decode("utf-32-le").split(_MARK), strict=True):
             cleaned[place] = text.encode()
     return cleaned
 
 
 @cache
-def _letters() -> npt.NDArray[np.bool_]:
-    """Of every code point whether it is a letter or a digit (or the mark)."""
-    table = np.fromiter((chr(code).isalnum() for code in range(0x110000)), np.bool_, 0x110000)
+def _letters(count: int) -> npt.NDArray[np.bool_]:
+    """Of the first code points whether they are letters or digits (or the mark)."""
+    table = np.fromiter((chr(code).isalnum() for code in range(count)), np.bool_, count)
     table[0] = True
     return table
