@@ -3,7 +3,7 @@
 import re
 
 import numpy as np
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dusk.data.words import runs, words_of
@@ -21,6 +21,7 @@ def by_regex(text: str) -> list[str]:
     return re.findall(r"[^\W_]+", text.lower())
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.lists(TEXT, max_size=6))
 @example(["x" * 7, "x" * 8, "x" * 9, "y" * 64, "y" * 65, "y" * 1000, ""])
 @example(["", "", "a"])
@@ -34,6 +35,7 @@ def test_words_are_those_of_a_regular_expression(texts: list[str]) -> None:
     assert len(set(words.hashes.tolist())) == len(set(flat))  # equal where words are, and only there
 
 
+@settings(deadline=None, max_examples=60)
 @given(
     st.lists(
         st.lists(st.sampled_from(["a", "b", "longer-word", "éé"]), max_size=9).map(" ".join), max_size=5
