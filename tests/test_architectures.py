@@ -1,5 +1,6 @@
 """Every architecture of the list: scaled on disk and in memory against surgery by hand."""
 
+import importlib
 import json
 import shutil
 from collections.abc import Callable
@@ -31,6 +32,7 @@ every = pytest.mark.parametrize("name", ARCHITECTURES)
 generating = pytest.mark.parametrize("name", [n for n, a in ARCHITECTURES.items() if a.generates])
 resting = pytest.mark.parametrize("name", [n for n, a in ARCHITECTURES.items() if a.identity])
 Folders = Callable[[str], Path]
+identity = importlib.import_module("dusk.scale.identity")  # `dusk.scale` is also a function
 
 
 @pytest.fixture(scope="module")
@@ -154,10 +156,25 @@ def test_norms_that_add_one_rest_at_minus_one_in_every_type(tmp_path: Path, dtyp
     assert torch.equal(output(model, architecture), output(load(folder, architecture), architecture))
 
 
+@torch.no_grad()
+def test_output_norms_of_an_unknown_kind_rest_by_their_projections(
+    base: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether its norms multiply by the weight or by 1 + weight, the block is the identity."""
+    monkeypatch.setattr(identity, "_SILENT_WEIGHT", {})
+    for name in ("olmo2", "gemma2"):
+        architecture = ARCHITECTURES[name]
+        scale(base(name), tmp_path / name, layers=architecture.map, fresh="identity")
+        model = load(tmp_path / name, architecture)
+        assert (model.model.layers[4].mlp.down_proj.weight == 0).all()
+        expected = output(load(base(name), architecture), architecture)
+        assert torch.equal(output(model, architecture), expected)
+
+
 def test_a_post_norm_block_is_refused(base: Folders, tmp_path: Path) -> None:
     with pytest.raises(LayerMapError, match="cannot be made the identity") as caught:
         scale(base("bert"), tmp_path / "out", fresh="identity")
-    assert "no norm follows encoder.layer" in caught.value.problems[0]
+    assert caught.value.problems == ["no norm follows encoder.layer: its blocks end in norms themselves"]
     assert not (tmp_path / "out").exists()
 
 
@@ -171,6 +188,20 @@ def test_post_norm_blocks_with_the_names_of_pre_norm_ones_are_refused(tmp_path: 
         scale(folder, tmp_path / "out", fresh="identity")
     with pytest.raises(LayerMapError, match="cannot be made the identity"):
         load_scaled(folder, "0,0i,1-3")
+
+
+def test_blocks_of_an_unknown_build_are_refused_with_what_they_hold(base: Folders, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(base("llama"), tmp_path / "base"))
+    tensors = load_file(folder / "model.safetensors")
+    gate = {f"model.layers.{layer}.self_gate.weight": torch.zeros(3) for layer in range(4)}
+    save_file({**tensors, **gate}, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "unknown"}))
+    with pytest.raises(LayerMapError, match="cannot be made the identity") as caught:
+        scale(folder, tmp_path / "out", fresh="identity")
+    assert len(caught.value.problems) == 1
+    assert "layers 1, 2 hold" in caught.value.problems[0]
+    assert "self_gate" in caught.value.problems[0]
 
 
 def test_an_encoder_decoder_grows_its_decoder(base: Folders, scaled: Folders, tmp_path: Path) -> None:

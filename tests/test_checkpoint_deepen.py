@@ -90,3 +90,44 @@ def test_the_phase_of_a_pattern() -> None:
     assert "no drop keeps it" not in notes[0]
     assert "drops that keep it: 0, 2" in notes[0]
     assert deepen(LayerMap.depthwise(8, 3), model_type="gemma2")[0]["num_hidden_layers"] == 10
+
+
+def test_lists_of_layers_are_known_by_their_form() -> None:
+    """Ascending indices under a name that says layers; flags, and towers of images, are something else."""
+    deeper, _ = deepen(
+        attn_layer_indices=[1, 6],
+        vision_feature_layers=[1, 6],
+        hash_layers=[0, 1, 0, 1, 0, 1, 0, 1],
+        window_sizes=[1, 6],
+    )
+    assert deeper["attn_layer_indices"] == [1, 10]  # 0-5, 2-7: source 6 is target 10
+    assert (deeper["vision_feature_layers"], deeper["window_sizes"]) == ([1, 6], [1, 6])
+    assert deeper["hash_layers"] == [0, 1] * 6
+
+
+def test_steps_of_experts_become_a_list_of_the_dense() -> None:
+    """Experts in 1, 3, 5, 7 save those named; repeated layers have no step any more."""
+    deeper, notes = deepen(LayerMap.repeat(8), decoder_sparse_step=2, mlp_only_layers=[3])
+    assert deeper["decoder_sparse_step"] == 1
+    dense = [2 * i + k for i in (0, 2, 3, 4, 6) for k in (0, 1)]
+    assert deeper["mlp_only_layers"] == dense
+    assert "decoder_sparse_step: 2 to 1" in notes[0]
+    assert deepen(decoder_sparse_step=2)[0]["decoder_sparse_step"] == 2
+
+
+def test_dense_layers_that_a_list_names_may_go_anywhere() -> None:
+    kinds = ["dense"] * 3 + ["sparse"] * 5
+    deeper, _ = deepen(first_k_dense_replace=3, mlp_layer_types=kinds)
+    assert deeper["mlp_layer_types"] == MAP.remap(kinds)
+    assert deepen(moe_layer_start_index=1, moe_layer_end_index=7)[0]["moe_layer_end_index"] == 11
+
+
+def test_layers_that_scale_by_their_index_are_told() -> None:
+    _, notes = deepen(scale_attn_by_inverse_layer_idx=True)
+    assert "another scale" in notes[0]
+
+
+def test_a_decoder_is_counted_apart() -> None:
+    config = {"num_layers": 8, "num_hidden_layers": 8, "decoder_layers": 8}
+    deeper, _ = deepen_config(config, Layout("model.decoder.layers", 8, "decoder_layers"), MAP)
+    assert deeper == {**config, "decoder_layers": 12}

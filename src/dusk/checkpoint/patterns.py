@@ -135,7 +135,7 @@ def _write_windows(scope: dict[str, Any], layer_map: LayerMap) -> list[str]:
 
 
 def _write_moe_layers(scope: dict[str, Any], layer_map: LayerMap) -> list[str]:
-    """Llama 4: every so manieth layer has experts."""
+    """Llama 4: every k-th layer has experts."""
     step = scope.get("interleave_moe_layer_step")
     if type(step) is int and _breaks(layer_map, step) and not scope.get("moe_layers"):
         scope["moe_layers"] = list(range(step - 1, layer_map.base_layers, step))
@@ -143,7 +143,7 @@ def _write_moe_layers(scope: dict[str, Any], layer_map: LayerMap) -> list[str]:
 
 
 def _write_dense_layers(scope: dict[str, Any], layer_map: LayerMap) -> list[str]:
-    """Qwen-MoE: experts in every so manieth layer that `mlp_only_layers` does not name.
+    """Qwen-MoE: experts in every k-th layer that `mlp_only_layers` does not name.
 
     A step of one with every dense layer named says the same for any order of layers.
     """

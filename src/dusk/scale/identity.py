@@ -138,22 +138,29 @@ def require_identity(base: Checkpoint, layer_map: LayerMap) -> None:
     problems = [f"the config sets {key}" for key in _SWITCHES if scope.get(key)]
     if not _has_final_norm(base.layout, base.tensors):
         problems.append(f"no norm follows {base.layout.prefix}: its blocks end in norms themselves")
+    problems = problems or _unknown_blocks(base, layer_map)
+    if problems:
+        raise LayerMapError(
+            f"The layers of {base.path} cannot be made the identity: zeroing what they add to their input "
+            "is not known to pass it through.",
+            problems=problems,
+            remedy="Use `fresh=copy`.",
+        )
+
+
+def _unknown_blocks(base: Checkpoint, layer_map: LayerMap) -> list[str]:
+    """The fresh layers whose build is not known, those of one build together."""
     parts: dict[int, list[str]] = {}
     for name in base.tensors:
         split = base.layout.split(name)
         if split is not None:
             parts.setdefault(split[0], []).append(split[1])
-    fresh_layers = {s for s, fresh in zip(layer_map.source, layer_map.fresh, strict=True) if fresh}
-    for layer in sorted(fresh_layers):
-        if constant_parts(parts[layer], model_type(scope)) is None:
-            problems.append(f"layer {layer} holds {', '.join(sorted(parts[layer]))}")
-    if problems:
-        raise LayerMapError(
-            f"The layers of {base.path} cannot be made the identity: they are no blocks that add to a "
-            "residual stream in a way known here.",
-            problems=problems[:4],
-            remedy="Use `fresh=copy`.",
-        )
+    kind = model_type(base.layout.scope(base.config))
+    unknown: dict[str, list[int]] = {}
+    for layer in sorted({s for s, fresh in zip(layer_map.source, layer_map.fresh, strict=True) if fresh}):
+        if constant_parts(parts[layer], kind) is None:
+            unknown.setdefault(", ".join(sorted(parts[layer])), []).append(layer)
+    return [f"layers {', '.join(map(str, layers))} hold {held}" for held, layers in unknown.items()]
 
 
 def model_type(scope: Mapping[str, Any]) -> str:
