@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from dusk.data.decontaminate import decontaminate
 from dusk.data.encode import TextTokenizer
 from dusk.data.overlap import overlapping
 from dusk.data.readers import read_rows, write_rows
 from dusk.data.stores import chat_store, pair_store, text_store
+from dusk.data.task_filter import filter_tasks
 from dusk.data.templates import ALPACA, SOLAR
 
 FOLDER = Path(os.environ.get("DUSK_TEST_DATA", "absent"))
@@ -74,3 +76,47 @@ def test_instructions_and_preferences_are_counted(tmp_path: Path, tokenizer: Tex
         [FOLDER / "preference" / "politeness_pairs.jsonl.gz"], tokenizer, SOLAR, sequence_length=256
     )
     assert (counts.rows, pairs.units, Counter(counts.left_out)) == (820, 820, Counter())
+
+
+def h6() -> list[Path]:
+    names = (
+        "arc_challenge/test",
+        "hellaswag/validation",
+        "mmlu/test",
+        "truthfulqa/multiple_choice",
+        "winogrande/validation",
+        "gsm8k/test",
+    )
+    return [FOLDER / f"{name}.jsonl.gz" for name in names]
+
+
+@pytest.mark.parametrize("preset", ["gpt3", "tulu3"])
+def test_a_published_contamination_is_found_and_nothing_beside_it(tmp_path: Path, preset: str) -> None:
+    """788 rows hold questions of GSM8K's test set; the file beside them holds none. Two have no answer."""
+    folder = FOLDER / "math_word_problems"
+    planted = decontaminate(
+        tmp_path / "a",
+        data=[folder / "overlaps_gsm8k_test.jsonl.gz"],
+        against=h6(),
+        preset=preset,
+        skip_bad=True,
+    )
+    assert planted["left_out"] == {"overlaps with a benchmark": 786, "output is empty": 2}
+    clean = decontaminate(tmp_path / "b", data=[folder / "train.jsonl.gz"], against=h6(), preset=preset)
+    assert (clean["kept"], clean["left_out"]) == (2120, {})
+
+
+def test_tasks_of_benchmarks_are_left_out_by_name_and_by_join(tmp_path: Path) -> None:
+    flan = FOLDER / "flan_style" / "train.jsonl.gz"
+    told = filter_tasks(tmp_path / "named", data=[flan])
+    assert (told["rows"], told["kept"], told["decided"]) == (13119, 7500, {"by the row's field": 13119})
+    rows = [row.fields for row in read_rows(flan)]
+    nameless = (
+        {k: v for k, v in row.items() if k != "task"} | {"id": f"flan.{n}"} for n, row in enumerate(rows)
+    )
+    write_rows(tmp_path / "nameless.jsonl", nameless)
+    joined = filter_tasks(tmp_path / "joined", data=[tmp_path / "nameless.jsonl"], flan=[flan])
+    left = [row.fields["source"] for row in read_rows(tmp_path / "joined" / "train.jsonl")]
+    assert joined["undecided"] == {}
+    assert not any(name in source for source in left for name in ("arc_", "winogrande", "gsm8k"))
+    assert abs(joined["kept"] - 7500) <= 5  # questions that stand in two tasks

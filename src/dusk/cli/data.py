@@ -36,6 +36,16 @@ _ENTRIES = {
         "Leave out rows that overlap with benchmarks.",
         "dusk data decontaminate ./clean --data orca.jsonl --against gsm8k/test.jsonl",
     ),
+    "deduplicate": Entry(
+        "dusk.cli.data:deduplicate",
+        "Leave out rows that stand twice, or nearly.",
+        "dusk data deduplicate ./once --data orca.jsonl --data alpaca.jsonl",
+    ),
+    "filter": Entry(
+        "dusk.cli.data:filter_tasks",
+        "Leave out rows of FLAN tasks that belong to benchmarks.",
+        "dusk data filter ./clean --data orca.jsonl --flan flan.parquet",
+    ),
 }
 
 
@@ -92,4 +102,6 @@ arithmetic = settings_command("arithmetic", words=("out",), show=_show)
 instructions = settings_command("instructions", words=("out",), show=_show)
 convert = _filter_command("convert")
 decontaminate = _filter_command("decontaminate", _show_benchmarks)
+deduplicate = _filter_command("deduplicate")
+filter_tasks = _filter_command("filter")
 data = LazyGroup("data", _ENTRIES)

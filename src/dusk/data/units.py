@@ -91,6 +91,8 @@ def _line_stretches(file: Path) -> Iterator[tuple[Path, int, int, int | None, bo
             end = begin + len(block)
             yield file, first, begin, end, end >= size, len(block)
             begin, first = end, first + block.count(b"\n")
+    if not begin:
+        yield file, 1, 0, 0, True, 0
 
 
 def _groups(file: Path) -> Iterator[tuple[Path, int, int, int | None, bool, int]]:

@@ -80,6 +80,20 @@ KINDS: dict[str, Kind] = {
             "rows without benchmarks",
             unit="bytes",
         ),
+        Kind(
+            "deduplicate",
+            stages.DeduplicateStage,
+            "dusk.data.deduplicate:deduplicate",
+            "rows that stand once",
+            unit="bytes",
+        ),
+        Kind(
+            "filter",
+            stages.FilterStage,
+            "dusk.data.task_filter:filter_tasks",
+            "rows without some tasks",
+            unit="bytes",
+        ),
         Kind("scale", stages.ScaleStage, "dusk.scale:scale", "depth up-scaling", unit="bytes"),
         Kind(
             "pretrain", stages.PretrainStage, "dusk.train.pretrain:pretrain", "more pretraining", torch=True

@@ -89,6 +89,24 @@ class DecontaminateStage(DataStage):
     common_rows: int | None = Field(None, ge=0, description="rows above which a run is common [the preset's]")
 
 
+class DeduplicateStage(DataStage):
+    """Rows without those that stand further ahead, exactly or nearly."""
+
+    method: Literal["exact", "minhash"] | None = Field(None, description="exact, or near ones too [minhash]")
+    threshold: Share | None = Field(None, description="likeness from which rows are near duplicates")
+    prompts_only: bool | None = Field(None, description="compare what is asked alone")
+
+
+class FilterStage(DataStage):
+    """Rows without those of FLAN tasks that belong to benchmarks."""
+
+    tasks: list[str] | None = Field(None, description="names of tasks [those that SOLAR left out]")
+    flan: list[Data] | None = Field(None, description="tables of FLAN, with tasks and questions")
+    undecided: Literal["keep", "leave-out"] | None = Field(
+        None, description="rows whose task nothing tells [keep]"
+    )
+
+
 class ScaleStage(StageSettings):
     """A deeper model of a shallower one, by copying its layers."""
 
