@@ -233,17 +233,13 @@ def _make(unit: Unit, judge: Judge, folder: Path) -> None:
                 if lines is not None:
                     assert verdict.line is not None
                     lines.write(verdict.line)
-    arrays = {key: _joined(found, judge.arrays[key]) for key, found in noted.items()}
+    arrays = {key: np.concatenate(found) for key, found in noted.items()}
     save: Any = np.savez  # whose stubs know no arrays by keyword
     save(f"{name}.npz", codes=np.array(made.codes, np.uint16), **arrays)
     facts = {"reasons": list(made.reasons), "bad": made.bad, "bad_count": made.bad_count}
     facts_file = Path(f"{name}.json.partial")
     facts_file.write_text(json.dumps(facts | {"counts": dict(made.counts)}), encoding="utf-8")
     facts_file.replace(f"{name}.json")
-
-
-def _joined(found: list[npt.NDArray[Any]], dtype: Any) -> npt.NDArray[Any]:
-    return np.concatenate(found) if found else np.empty(0, dtype)
 
 
 def _judged(

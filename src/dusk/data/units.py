@@ -120,6 +120,8 @@ def _until(stream: Iterable[bytes], size: int) -> Iterator[bytes]:
 
 
 def in_batches(rows: Iterator[tuple[int, Stored]], size: int) -> Iterator[list[tuple[int, Stored]]]:
-    """Rows by so many at once."""
-    while some := list(islice(rows, size)):
+    """Rows by so many at once; one empty batch where there are none."""
+    some = list(islice(rows, size))
+    yield some
+    while len(some) == size and (some := list(islice(rows, size))):
         yield some
