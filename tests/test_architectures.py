@@ -214,6 +214,24 @@ def test_an_encoder_decoder_grows_its_decoder(base: Folders, scaled: Folders, tm
 
 
 @torch.no_grad()
+def test_names_as_they_are_published(base: Folders, scaled: Folders, tmp_path: Path) -> None:
+    """GPT-2 is published without the prefix that transformers saves today."""
+    folder = Path(shutil.copytree(base("gpt2"), tmp_path / "base"))
+    tensors = load_file(folder / "model.safetensors")
+    bare = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+    save_file(bare, folder / "model.safetensors", {"format": "pt"})
+    scale(folder, tmp_path / "out", layers=PLAIN)
+    assert open_checkpoint(tmp_path / "out").layout.prefix == "h"
+    architecture = ARCHITECTURES["gpt2"]
+    expected = output(load(scaled("gpt2"), architecture), architecture)
+    assert torch.equal(output(load(tmp_path / "out", architecture), architecture), expected)
+    assert torch.equal(output(load_scaled(folder, PLAIN), architecture), expected)
+    resting = LayerMap.parse("0,0i,1-3", 4)
+    before = output(load(folder, architecture), architecture)
+    assert torch.equal(output(load_scaled(folder, resting), architecture), before)
+
+
+@torch.no_grad()
 def test_layers_behind_the_stack_move_with_its_end(base: Folders, tmp_path: Path) -> None:
     """DeepSeek-V3's checkpoints hold a layer more than the config counts, which transformers does not load."""
     folder = Path(shutil.copytree(base("deepseek_v3"), tmp_path / "base"))
@@ -239,6 +257,8 @@ DERIVED: dict[str, dict[str, Any]] = {
     "qwen3_5_text": {},
     "llama4_text": {"no_rope_layers": [], "interleave_moe_layer_step": 2},
     "smollm3": {},
+    "minimax": {},
+    "qwen2_moe": {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 5},
     "qwen2": {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 5},
     "qwen3": {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 5},
 }
@@ -255,9 +275,8 @@ def test_lists_that_transformers_derives_are_written_out(model_type: str) -> Non
     assert len(after.layer_types) == 16
     assert after.layer_types == layer_map.remap(before.layer_types)
     assert len(set(after.layer_types)) == 2 or model_type == "smollm3"
-    for key in ("no_rope_layers",):
-        if hasattr(before, key):
-            assert getattr(after, key) == layer_map.remap(getattr(before, key))
+    if hasattr(before, "no_rope_layers"):
+        assert after.no_rope_layers == layer_map.remap(before.no_rope_layers)
     if hasattr(before, "moe_layers"):
         assert after.moe_layers == [i for i, s in enumerate(layer_map.source) if s in before.moe_layers]
     assert notes

@@ -57,8 +57,10 @@ class Layout:
         return layer == 0 or not rest.endswith(_FIRST_LAYER_ONLY)
 
     def _number(self, name: str) -> tuple[int | None, str]:
-        match = _NUMBERED.fullmatch(name)
-        return (int(match[2]), match[3]) if match and match[1] == self.prefix else (None, name)
+        start = f"{self.prefix}."
+        number, _, rest = name.removeprefix(start).partition(".")
+        found = name.startswith(start) and number.isascii() and number.isdigit() and rest
+        return (int(number), rest) if found else (None, name)
 
     def name(self, layer: int, rest: str) -> str:
         """The inverse of `split`."""

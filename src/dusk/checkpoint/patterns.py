@@ -47,6 +47,7 @@ _RULES = {
     "qwen3_5_moe_text": _LINEAR,
     "llama4_text": _NO_ROPE,
     "smollm3": _NO_ROPE,
+    "minimax": Rule("layer_types", "linear_attention", "full_attention", 2),
 }
 # A period that any config may state, and the list that goes before it where the config has one.
 _PERIODS = {
@@ -123,12 +124,17 @@ def _write_rule(scope: dict[str, Any], layer_map: LayerMap) -> list[str]:
 
 
 def _write_windows(scope: dict[str, Any], layer_map: LayerMap) -> list[str]:
-    """Qwen 2 and 3: the layers from `max_window_layers` on attend in a window, where one is used."""
+    """Qwen: the layers from `max_window_layers` on attend in a window, where one is used.
+
+    In Qwen2-MoE every other layer before it does.
+    """
     first = scope.get("max_window_layers")
     windowed = scope.get("use_sliding_window") and scope.get("sliding_window")
     if type(first) is int and windowed and not scope.get("layer_types"):
         if scope.get("model_type") in _WINDOW_TYPES:
             scope["layer_types"] = _derived(layer_map, lambda i: _WINDOWS[i >= first])
+        elif scope.get("model_type") == "qwen2_moe":
+            scope["layer_types"] = _derived(layer_map, lambda i: _WINDOWS[i % 2 == 0 and i < first])
         elif not layer_map.leading(first)[1]:
             raise broken_pattern("max_window_layers", first, "layer_types", layer_map)
     return []
