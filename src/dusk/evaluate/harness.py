@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,9 @@ from lm_eval.api.metrics import bits_per_byte, mean
 from lm_eval.evaluator import evaluate as run_harness
 from lm_eval.tasks import TaskManager
 
-from dusk.errors import DataError, SettingError, WorkError
+from dusk.errors import DataError, InputError, SettingError, WorkError
 from dusk.evaluate.items import EntryItems, Item
+from dusk.evaluate.local_datasets import LocalDatasets
 from dusk.evaluate.model import HarnessModel
 from dusk.evaluate.suites import Entry, unknown_task
 
@@ -33,31 +34,84 @@ _LOGGERS = ("lm_eval", "datasets", "transformers", "accelerate", "huggingface_hu
 _LETTERS = 16  # of a digest
 
 
-def load_tasks(entry: Entry, folder: Path | None, fewshot_seed: int) -> dict[str, Any]:
-    """The harness's task objects of an entry by name; from the task files in `folder`, or the harness's own.
+@dataclass(frozen=True)
+class LoadedTasks:
+    """The harness's tasks of an entry by name, and what differs from what the entry asks for."""
+
+    tasks: dict[str, Any]
+    notes: list[str]
+
+    def count_items(self, limit: int | None) -> int:
+        """How many items the tasks have, each cut to the limit."""
+        return sum(min(len(task.task_docs), limit or len(task.task_docs)) for task in self.tasks.values())
+
+
+def load_tasks(
+    entry: Entry, folder: Path | None, fewshot_seed: int, local: LocalDatasets | None = None
+) -> LoadedTasks:
+    """The tasks of an entry: from the task files in `folder`, or the harness's own.
+
+    Their data come from `local`, or where it is None from the hub.
 
     Raises:
         SettingError: the harness has no such task.
         DataError: its data are neither on this machine nor to be had from the hub.
+        InputError: it needs a package that is not installed.
     """
-    with quiet(offline=folder is not None):
+    with quiet(offline=local is not None or entry.local is not None), _data_from(local):
         manager = _manager(folder)
         index = manager.task_index
         if entry.task not in index:
             raise unknown_task(entry.task, index)
         name = _register(entry, index)
-        try:
+        with _loading_told(entry):
             tasks: dict[str, Any] = manager.load([name])["tasks"]
-        except (OSError, datasets.exceptions.DatasetsError, ValueError) as error:
-            raise DataError(
-                f"task {entry.task}: its data could not be loaded: {error}",
-                remedy="The harness's own tasks read their data from the hub; see docs/evaluation.md.",
-            ) from error
-    for task in tasks.values():
-        if task.get_config("num_fewshot") is None:
-            task.set_config(key="num_fewshot", value=0)
-        task.set_fewshot_seed(seed=fewshot_seed)
-    return tasks
+        notes = [note for task in tasks.values() if (note := _fit_shots(task))]
+        for task in tasks.values():
+            task.set_fewshot_seed(seed=fewshot_seed)
+    return LoadedTasks(tasks, notes)
+
+
+@contextmanager
+def _loading_told(entry: Entry) -> Iterator[None]:
+    """What may go wrong while a task is made, as errors of ours that name it."""
+    try:
+        yield
+    except (OSError, datasets.exceptions.DatasetsError, ValueError) as error:
+        raise DataError(
+            f"task {entry.task}: its data could not be loaded: {error}",
+            remedy="The harness's own tasks read their data from the hub, or with --data from a folder; see "
+            "docs/evaluation.md.",
+        ) from error
+    except DataError as error:
+        raise DataError(
+            f"task {entry.task}: {error.message}", problems=error.problems, remedy=error.remedy
+        ) from error
+    except ImportError as error:
+        raise InputError(
+            f"task {entry.task}: needs {error.name or error}, which is not installed",
+            remedy=f"pip install {error.name}" if error.name else "",
+        ) from error
+
+
+@contextmanager
+def _data_from(local: LocalDatasets | None) -> Iterator[None]:
+    """Have every task read its data from the local folders."""
+    if local is None:
+        yield
+    else:
+        with _replaced(datasets, "load_dataset", local.load):
+            yield
+
+
+def _fit_shots(task: Any) -> str | None:
+    """Give a task no more shots than its data have; what was done, if anything."""
+    wanted = task.get_config("num_fewshot") or 0
+    there = len(task.sampler.df) if wanted and hasattr(task, "sampler") else wanted
+    task.set_config(key="num_fewshot", value=min(wanted, there))
+    if there >= wanted:
+        return None
+    return f"{task.task_name}: {there} shots, all that the data have; the suite asks for {wanted}"
 
 
 def _register(entry: Entry, index: dict[str, Any]) -> str:
@@ -86,14 +140,9 @@ def _manager(folder: Path | None) -> Any:
     return _own_tasks() if folder is None else TaskManager(include_path=str(folder), include_defaults=False)
 
 
-def count_items(tasks: dict[str, Any], limit: int | None) -> int:
-    """How many items the tasks have, each cut to the limit."""
-    return sum(min(len(task.eval_docs), limit or len(task.eval_docs)) for task in tasks.values())
-
-
 def run_tasks(
     model: HarnessModel,
-    tasks: dict[str, Any],
+    loaded: LoadedTasks,
     *,
     entry: Entry,
     fingerprint: str,
@@ -103,6 +152,7 @@ def run_tasks(
     on_share: Callable[[float], None],
 ) -> EntryItems:
     """Run the tasks on the model in one go; `on_share` gets the share of the requests that is done."""
+    tasks = loaded.tasks
     done = 0
 
     def on_request() -> None:
@@ -110,10 +160,11 @@ def run_tasks(
         done += 1
         on_share(min(1.0, done / max(1, sum(len(task.instances) for task in tasks.values()))))
 
-    for task in tasks.values():
-        task.set_fewshot_seed(seed=fewshot_seed)  # every model gets the same shots
     model.on_request = on_request
+    model.cut = set()
     with quiet(offline=entry.local is not None), _told(entry, model):
+        for task in tasks.values():
+            task.set_fewshot_seed(seed=fewshot_seed)  # every model gets the same shots
         results = run_harness(
             lm=model,
             task_dict={"tasks": tasks, "groups": {}},
@@ -122,7 +173,19 @@ def run_tasks(
             apply_chat_template=apply_chat_template,
             fewshot_as_multiturn=apply_chat_template,
         )
-    return _entry_items(entry, fingerprint, tasks, results)
+    items = _entry_items(entry, fingerprint, tasks, results)
+    items.notes = [*loaded.notes, *_cut_note(entry, model, len(items.items))]
+    return items
+
+
+def _cut_note(entry: Entry, model: HarnessModel, items: int) -> list[str]:
+    """How many prompts the harness cut, which it does silently."""
+    if not model.cut:
+        return []
+    return [
+        f"{entry.task}: the prompts of {len(model.cut)} of {items} items do not fit the context of "
+        f"{model.max_length} tokens and were cut from the left"
+    ]
 
 
 @contextmanager

@@ -59,7 +59,10 @@ class Score:
 
 @dataclass
 class EntryItems:
-    """All that was measured for one entry of a suite: the items, and scores that are no mean of items."""
+    """All that was measured for one entry of a suite: the items, and scores that are no mean of items.
+
+    `notes` say what a reader of the scores must know: prompts that were cut, shots that were missing.
+    """
 
     entry: str
     fingerprint: str
@@ -67,6 +70,7 @@ class EntryItems:
     versions: dict[str, str]
     items: list[Item]
     whole: dict[str, dict[str, float]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @cached_property
     def by_task(self) -> dict[str | None, list[Item]]:
@@ -169,6 +173,7 @@ def _member(entry: EntryItems) -> bytes:
         "higher_is_better": entry.higher_is_better,
         "versions": entry.versions,
         "whole": entry.whole,
+        "notes": entry.notes,
         "items": len(entry.items),
     }
     rows = [header, *(item.to_json() for item in entry.items)]

@@ -65,6 +65,20 @@ def write_local_task(entry: Entry, data: Sequence[Path], folder: Path) -> LocalT
     return LocalTask(folder, hashlib.sha256(b"\0".join(made_from)).hexdigest()[:16])
 
 
+def task_folder(entry: Entry) -> Path | None:
+    """The folder of the entry's task files, ours by name or any by path; None if it names none.
+
+    Raises:
+        SettingError: there is no such folder.
+    """
+    if entry.task_files is None:
+        return None
+    for folder in (TEMPLATES / entry.task_files, Path(entry.task_files)):
+        if folder.is_dir():
+            return folder
+    raise SettingError(f"task {entry.task}: `task_files: {entry.task_files}` is no folder")
+
+
 def _write_task(folder: Path, name: str, items: list[dict[str, Any]], template: Path) -> None:
     rows = folder / f"{name}.jsonl"
     rows.write_text("".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items), encoding="utf-8")

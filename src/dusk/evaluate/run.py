@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dusk.checkpoint import installed_versions, open_checkpoint, resolve
-from dusk.errors import DuskError, InputError, SettingError
+from dusk.errors import DataError, DuskError, InputError, SettingError
 from dusk.evaluate.digest import digest_of, model_digest
 from dusk.evaluate.items import EntryItems, ItemStore
-from dusk.evaluate.local_tasks import write_local_task
+from dusk.evaluate.local_tasks import task_folder, write_local_task
 from dusk.evaluate.results import EvalReport, ModelScores, items_folder, load_report
 from dusk.evaluate.side_by_side import Tell, can_fork, side_by_side
 from dusk.evaluate.suites import Entry, load_suite, nearest
 
 if TYPE_CHECKING:
+    from dusk.evaluate.harness import LoadedTasks
     from dusk.evaluate.model import HarnessModel
 
 Progress = Callable[[float, float, str], None]
@@ -30,7 +31,7 @@ class _Work:
     """An entry ready to run: its harness tasks, how many items they have, and what decides its scores."""
 
     entry: Entry
-    tasks: dict[str, Any]
+    tasks: "LoadedTasks"
     items: int
     fingerprint: str
 
@@ -45,10 +46,11 @@ class _Settings:
     batch_size: int | str | None
     apply_chat_template: bool
     fewshot_seed: int
+    add_bos_token: bool | None
 
     def to_json(self) -> dict[str, Any]:
         """Those settings that decide scores."""
-        names = ("limit", "dtype", "apply_chat_template", "fewshot_seed")
+        names = ("limit", "dtype", "apply_chat_template", "fewshot_seed", "add_bos_token")
         return {name: getattr(self, name) for name in names}
 
 
@@ -72,7 +74,8 @@ def evaluate(
     Args:
         models: folders or hub ids; a mapping gives them other names than their folders'.
         suite: a suite of dusk's by name (`demo`, `openllm`, `h6`), a suite file, or a task of the harness.
-        data: the folder, or folders, with the rows that local tasks are made from.
+        data: the folder, or folders, with the rows that tasks are made from: those of local tasks, and the data
+            sets of the harness's own, which are read from the hub without it.
         limit: at most this many items of each task.
         out: the results file; items are kept in a folder beside it, and what they hold is not measured again.
             A file of the same suite and settings is extended by the models that it lacks.
@@ -91,9 +94,15 @@ def evaluate(
     named = name_models(models)
     chosen = load_suite(suite)
     _check(limit, batch_size, jobs)
-    harness, model_module = _engine(threads)
+    _, model_module = _engine(threads)
     settings = _Settings(
-        limit, model_module.choose_device(device), dtype, batch_size, apply_chat_template, chosen.fewshot_seed
+        limit,
+        model_module.choose_device(device),
+        dtype,
+        batch_size,
+        apply_chat_template,
+        chosen.fewshot_seed,
+        chosen.add_bos_token,
     )
     versions = installed_versions("lm_eval", "torch", "transformers")
     report = EvalReport(chosen, settings.to_json(), versions)
@@ -101,7 +110,7 @@ def evaluate(
     kept = _earlier_models(report, target)
     folders = _folders(named)
     with tempfile.TemporaryDirectory(prefix="dusk-eval-") as scratch:
-        work = [_prepare(harness, entry, data, Path(scratch), settings, versions) for entry in chosen.tasks]
+        work = _prepare_all(chosen.tasks, _data_folders(data), Path(scratch), settings, versions)
         jobs = min(jobs, len(folders)) if settings.device == "cpu" and can_fork() else 1
         tell = _Teller(progress, sum(each.items for each in work) * len(folders))
 
@@ -189,17 +198,45 @@ def _folders(named: Mapping[str, str | Path]) -> dict[str, Path]:
     return folders
 
 
+def _prepare_all(
+    entries: Sequence[Entry],
+    data: list[Path],
+    scratch: Path,
+    settings: _Settings,
+    versions: dict[str, str],
+) -> list[_Work]:
+    """Every entry ready to run; if data are missing, all that are missing are told at once."""
+    work, missing = [], []
+    for entry in entries:
+        try:
+            work.append(_prepare(entry, data, scratch, settings, versions))
+        except DataError as error:
+            missing.append(error)
+    if len(missing) == 1:
+        raise missing[0]
+    if missing:
+        told = [f"{error.message}\n    {error.remedy}".rstrip() for error in missing]
+        raise DataError(f"data are missing for {len(missing)} of {len(entries)} tasks", problems=told)
+    return work
+
+
 def _prepare(
-    harness: Any, entry: Entry, data: Any, scratch: Path, settings: _Settings, versions: dict[str, str]
+    entry: Entry, data: list[Path], scratch: Path, settings: _Settings, versions: dict[str, str]
 ) -> _Work:
-    folder, made_from = None, ""
+    harness, _ = _engine(None)
+    folder, local, made_from = None, None, ""
     if entry.local is not None:
-        local = write_local_task(entry, _data_folders(data), scratch / re.sub(r"\W", "_", entry.task))
-        folder, made_from = local.folder, local.digest
-    tasks = harness.load_tasks(entry, folder, settings.fewshot_seed)
+        written = write_local_task(entry, data, scratch / re.sub(r"\W", "_", entry.task))
+        folder, made_from = written.folder, written.digest
+    else:
+        folder = task_folder(entry)
+        local = harness.LocalDatasets(data) if data else None
+    tasks = harness.load_tasks(entry, folder, settings.fewshot_seed, local)
+    if local is not None:
+        made_from = local.digest
     kind = settings.device.partition(":")[0]
     decided_by = [entry.to_json(), settings.to_json(), kind, versions, made_from]
-    return _Work(entry, tasks, harness.count_items(tasks, settings.limit), digest_of(decided_by))
+    return _Work(entry, tasks, tasks.count_items(settings.limit), digest_of(decided_by))
 
 
 def _data_folders(data: Any) -> list[Path]:
@@ -247,6 +284,7 @@ def _load(folder: Path, settings: _Settings) -> "HarnessModel":
         loaded: HarnessModel = model.load_model(
             folder, device=settings.device, dtype=settings.dtype, batch_size=settings.batch_size
         )
+        loaded.add_bos_token = settings.add_bos_token
     return loaded
 
 

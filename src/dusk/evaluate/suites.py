@@ -31,7 +31,8 @@ class Entry:
     """One task or group of tasks of a suite.
 
     `local` names a maker of ours (`tasks_*.py`) that builds the task from rows of the file `data`; `items`
-    bounds how many it makes. `settings` override keys of the harness's task. The score of several tasks
+    bounds how many it makes. `task_files` is a folder with task files of the harness's form: one of ours in
+    `tasks/`, or a path; without it the task is one of the harness's own. `settings` override keys of the harness's task. The score of several tasks
     together is their plain mean (`average: tasks`) or the mean over all of their items (`average: items`).
     `columns` goes from label to metric. `breakdown` names a field of the items whose values get scores of
     their own.
@@ -42,6 +43,7 @@ class Entry:
     local: str | None = None
     data: str | None = None
     items: int | None = None
+    task_files: str | None = None
     num_fewshot: int | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     average: str = "tasks"
@@ -54,13 +56,17 @@ class Entry:
 
 @dataclass(frozen=True)
 class Suite:
-    """Tasks, and which columns the mean is taken over (`mean` from the mean's label to columns' labels)."""
+    """Tasks, and which columns the mean is taken over (`mean` from the mean's label to columns' labels).
+
+    `add_bos_token` says whether prompts begin with BOS; None leaves that to the tokenizer.
+    """
 
     suite: str
     tasks: tuple[Entry, ...]
     description: str = ""
     mean: dict[str, list[str]] = field(default_factory=dict)
     fewshot_seed: int = 1234
+    add_bos_token: bool | None = None
 
     @property
     def columns(self) -> list[Column]:
