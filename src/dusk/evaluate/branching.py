@@ -108,7 +108,9 @@ class Branching:
             given["past_key_values"] = _rows_of(past.cache, parents)
             if not past.full:  # padding to the right alone is hidden by causality
                 given["attention_mask"] = held.long()
-        places = sorted({share.offset + step for node in nodes for share in node.shares for step in _steps(share)})
+        places = sorted(
+            {share.offset + step for node in nodes for share in node.shares for step in _steps(share)}
+        )
         out = self.model(
             input_ids=ids.to(self.device),
             use_cache=deeper or past is not None,
@@ -121,7 +123,9 @@ class Branching:
 
     def _note(self, nodes: list[Node], column_of: dict[int, int], logits: torch.Tensor) -> None:
         """Add to the answers what the logits (rows, kept positions, vocabulary) say of the nodes' shares."""
-        wanted = sorted({(row, s.offset + step) for row, n in enumerate(nodes) for s in n.shares for step in _steps(s)})
+        wanted = sorted(
+            {(row, s.offset + step) for row, n in enumerate(nodes) for s in n.shares for step in _steps(s)}
+        )
         at = {place: number for number, place in enumerate(wanted)}
         rows = torch.tensor([row for row, _ in wanted], device=logits.device)
         columns = torch.tensor([column_of[place] for _, place in wanted], device=logits.device)
@@ -170,7 +174,9 @@ def can_branch(model: Any, longest: int) -> bool:
     if not wanted <= set(inspect.signature(model.forward).parameters):
         return False
     with torch.inference_mode():
-        cache = model(torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=True).past_key_values
+        cache = model(
+            torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=True
+        ).past_key_values
     return isinstance(cache, DynamicCache) and all(_attends(layer, longest) for layer in cache.layers)
 
 

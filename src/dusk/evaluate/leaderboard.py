@@ -1,10 +1,10 @@
 """The tasks of the Open LLM Leaderboard (version 1) as it measured them, with task files in `tasks/leaderboard`.
 
-It ran lm-evaluation-harness at commit b281b0921b636bc36ad05c0b0b0763bd6dd43463 (15 June 2023). There, one generator
-seeded with 42 first shuffles a task's documents and then draws the shots of each document in that order; GSM8K's
-answer ends at the first ":" and counts if the text after `####` is the reference's, to the letter; and causal
-models get their prompts without BOS (`add_bos_token: false` of the suite). MMLU and TruthfulQA draw no shots, and
-what the harness asks today for them is the same.
+It ran lm-evaluation-harness at commit b281b0921b636bc36ad05c0b0b0763bd6dd43463 (15 June 2023). There, one
+generator seeded with 42 first shuffles a task's documents and then draws the shots of each document in that
+order; GSM8K's answer ends at the first ":" and counts if the text after `####` is the reference's, to the letter;
+and causal models get their prompts without BOS (`add_bos_token: false` of the suite). MMLU and TruthfulQA draw no
+shots, and what the harness asks today for them is the same.
 """
 
 import random
@@ -33,7 +33,12 @@ class LeaderboardTask(ConfigurableTask):  # type: ignore[misc]  # the harness is
         self.sampler.rnd = generator
 
     def doc_iterator(
-        self, *, rank: int = 0, limit: int | None = None, world_size: int = 1, samples: list[int] | None = None
+        self,
+        *,
+        rank: int = 0,
+        limit: int | None = None,
+        world_size: int = 1,
+        samples: list[int] | None = None,
     ) -> Iterator[tuple[int, Any]]:
         """The documents in the shuffled order under their own numbers, `limit` of them."""
         documents = self.task_docs

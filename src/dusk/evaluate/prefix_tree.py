@@ -115,7 +115,9 @@ class _Grower:
 
     def _pays(self, first: int, last: int, begin: int, shared: int, branches: int) -> bool:
         saved = (shared - begin) * (branches - 1)
-        unshared = sum(len(inputs) - begin for inputs, _ in groupby(s.inputs for s in self.sequences[first:last]))
+        unshared = sum(
+            len(inputs) - begin for inputs, _ in groupby(s.inputs for s in self.sequences[first:last])
+        )
         return saved > 0 and saved >= self.worthwhile * unshared
 
     def _share(self, number: int, begin: int, end: int) -> Share | None:

@@ -43,6 +43,23 @@ class EvalReport:
             Column(entry, entry, items.metrics[0]) for entry, items in first.items() if items.metrics
         ]
 
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the scores must know, of all models, each once."""
+        shared = self._shared_notes()
+        told = (
+            note if note in shared else f"{model.name}: {note}"
+            for model in self.models
+            for entry in model.entries.values()
+            for note in entry.notes
+        )
+        return list(dict.fromkeys(told))
+
+    def _shared_notes(self) -> set[str]:
+        """Those that hold for every model."""
+        each = [{note for entry in model.entries.values() for note in entry.notes} for model in self.models]
+        return set.intersection(*each) if each else set()
+
     def model(self, name: str) -> ModelScores:
         """The model of that name; raises `SettingError` with the nearest names."""
         for model in self.models:
@@ -112,6 +129,7 @@ class EvalReport:
             "columns": [self._column_json(column) for column in self.columns],
             "mean": self.suite.mean,
             "tasks": [entry.to_json() for entry in self.suite.tasks],
+            "notes": self.notes,
             "models": [self._model_json(model, folder) for model in self.models],
         }
 

@@ -32,10 +32,10 @@ class Entry:
 
     `local` names a maker of ours (`tasks_*.py`) that builds the task from rows of the file `data`; `items`
     bounds how many it makes. `task_files` is a folder with task files of the harness's form: one of ours in
-    `tasks/`, or a path; without it the task is one of the harness's own. `settings` override keys of the harness's task. The score of several tasks
-    together is their plain mean (`average: tasks`) or the mean over all of their items (`average: items`).
-    `columns` goes from label to metric. `breakdown` names a field of the items whose values get scores of
-    their own.
+    `tasks/`, or a path; without it the task is one of the harness's own. `settings` override keys of the
+    harness's task. The score of several tasks together is their plain mean (`average: tasks`) or the mean over
+    all of their items (`average: items`). `columns` goes from label to metric. `breakdown` names a field of the
+    items whose values get scores of their own.
     """
 
     task: str
