@@ -14,7 +14,8 @@ from typing import Any
 
 import datasets
 
-from dusk.data.readers import SUFFIXES, read_rows
+from dusk.data.files import SUFFIXES
+from dusk.data.readers import read_rows
 from dusk.errors import DataError
 
 Row = dict[str, Any]
