@@ -130,7 +130,7 @@ def test_a_column_must_be_a_metric_of_its_task(folders, data, tmp_path):
 def test_an_unknown_task_gets_the_nearest_names():
     error = unknown_task("hela_swag", ["hellaswag", "mmlu"])
     assert "Did you mean hellaswag?" in str(error)
-    assert "demo, h6, openllm" in str(error)
+    assert "demo, h4, h6, openllm" in str(error)
 
 
 def test_a_task_that_does_not_fit_the_context_is_told(folders, suite, data, tmp_path):
