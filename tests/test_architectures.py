@@ -211,6 +211,14 @@ def test_an_encoder_decoder_grows_its_decoder(base: Folders, scaled: Folders, tm
     load(tmp_path / "out", ARCHITECTURES["t5"])
     with pytest.raises(LayerMapError, match="relative_attention_bias"):
         scale(base("t5"), tmp_path / "other", layers="1-3,1-3")
+    encoder = transformers.T5EncoderModel.from_pretrained(base("t5"))
+    encoder.save_pretrained(tmp_path / "encoder")
+    scale(tmp_path / "encoder", tmp_path / "deeper encoder")
+    deeper, loading = transformers.T5EncoderModel.from_pretrained(
+        tmp_path / "deeper encoder", output_loading_info=True
+    )
+    assert not any(loading.values())
+    assert [len(model.encoder.block) for model in (encoder, deeper)] == [4, 6]
 
 
 @torch.no_grad()

@@ -109,7 +109,7 @@ def find_layout(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry]) -
             + [f"the tensors have {_numbers(prefix, numbers)}" for prefix, numbers in found.items()][:8],
             remedy="The checkpoint is incomplete, or its config belongs to another model.",
         )
-    return max(fitting, key=lambda layout: (not _other_tower(layout), _stack_bytes(layout, tensors)))
+    return max(fitting, key=lambda layout: (_rank(layout), _stack_bytes(layout, tensors)))
 
 
 @dataclass(frozen=True)
@@ -128,10 +128,9 @@ class _Count:
 
 
 def _counts(config: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[_Count]:
-    """Every count at the top and in nested configs; of an encoder-decoder only the decoder's."""
-    keys = DECODER_COUNT_KEYS if any(key in config for key in DECODER_COUNT_KEYS) else COUNT_KEYS
+    """Every count at the top and in nested configs."""
     trailing = config.get(_TRAILING_KEY)
-    for key in keys:
+    for key in (*DECODER_COUNT_KEYS, *COUNT_KEYS):
         if type(config.get(key)) is int:
             yield _Count(path, key, config[key], trailing if type(trailing) is int and trailing > 0 else 0)
     for key, value in config.items():
@@ -139,9 +138,10 @@ def _counts(config: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[_
             yield from _counts(value, (*path, key))
 
 
-def _other_tower(layout: Layout) -> bool:
+def _rank(layout: Layout) -> tuple[bool, bool]:
+    """Text towers before others, decoders before what else the same config counts."""
     words = ".".join((*layout.config_path, layout.prefix)).lower()
-    return any(tower in words for tower in _OTHER_TOWERS)
+    return not any(tower in words for tower in _OTHER_TOWERS), layout.count_key in DECODER_COUNT_KEYS
 
 
 def _numbers(prefix: str, numbers: set[int]) -> str:
