@@ -24,6 +24,12 @@ class Source(StageSettings):
     seconds: float = 0
 
 
+class Meet(StageSettings):
+    """Ends only beside others."""
+
+    others: int
+
+
 class Grow(StageSettings):
     """Appends lines one by one, in a `.partial` folder that a second attempt continues."""
 
@@ -51,6 +57,22 @@ def source(*, out: Path, text: str = "", seed: int | None = None, seconds: float
     time.sleep(seconds)
     (out / "text.txt").write_text(f"{text} {seed}\n")
     _count(out)
+
+
+def meet(*, out: Path, others: int) -> None:
+    """Waits until so many others are at work, and ends while they still are."""
+    company = out.parent.parent / "company"
+    company.mkdir(exist_ok=True)
+    (company / out.name).touch()
+    deadline = time.monotonic() + 60
+    while len(list(company.iterdir())) <= others:
+        if time.monotonic() > deadline:
+            raise DataError("nobody came")
+        time.sleep(0.01)
+    time.sleep(0.2)
+    (out / "company").write_text(str(len(list(company.iterdir()))))
+    if not others:
+        (company / out.name).unlink()
 
 
 def grow(*, out, model, data=(), lines=3, seconds=0, learning_rate=None, progress=None) -> None:
@@ -92,7 +114,7 @@ def preloaded(*, out: Path, threads: int) -> None:
     begin = time.perf_counter()
     grown = torch.ones(64, 64, requires_grad=True)
     (grown @ grown).sum().backward()
-    assert time.perf_counter() - begin < 2
+    assert time.perf_counter() - begin < 30, "the threads of the process it was forked from are awaited"
     (out / "threads").write_text(f"{threads} {torch.get_num_threads()} {os.environ['OMP_NUM_THREADS']}")
 
 
@@ -119,6 +141,7 @@ def _count(folder: Path) -> None:
 
 FAKES = {
     "source": Kind("source", Source, "fake_stages:source", "", out="folder"),
+    "meet": Kind("meet", Meet, "fake_stages:meet", "", out="folder"),
     "grow": Kind("grow", Grow, "fake_stages:grow", ""),
     "fail": Kind("fail", Fail, "fake_stages:fail", "", out="folder"),
     "preloaded": Kind("preloaded", StageSettings, "fake_stages:preloaded", "", out="folder", torch=True),

