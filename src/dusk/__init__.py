@@ -21,6 +21,7 @@ _DOORS = {
     "report": "dusk.report:report",
     "run": "dusk.recipe:run",
     "scale": "dusk.scale:scale",
+    "scan": "dusk.scan:scan",
     "sft": "dusk.train.sft:sft",
     "verify": "dusk.checkpoint:verify",
 }
@@ -37,6 +38,7 @@ __all__ = [
     "report",
     "run",
     "scale",
+    "scan",
     "sft",
     "verify",
 ]

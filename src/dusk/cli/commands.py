@@ -23,6 +23,11 @@ COMMANDS: dict[str, Entry] = {
     "verify": Entry(
         "dusk.cli.models:verify", "Check that a model is whole and fits its config.", "dusk verify ./deeper"
     ),
+    "scan": Entry(
+        "dusk.cli.scan:scan",
+        "Compare the layer maps of one depth, before anything is written.",
+        "dusk scan mistralai/Mistral-7B-v0.1 ./scanned --to 48 --text heldout.jsonl",
+    ),
     "pretrain": Entry(
         "dusk.cli.train:pretrain",
         "Continue the pretraining of a model, or start one.",

@@ -1,15 +1,14 @@
 """The report of a run, or of several seeds: one HTML file that needs nothing else."""
 
-import contextlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from dusk.errors import InputError, OutputError
+from dusk.errors import InputError
 from dusk.report.page import render
 from dusk.report.run_folder import read_run
 from dusk.report.seeds import SEEDS, read_seeds, render_seeds, seed_folders, summary_of
+from dusk.report.writing import write_whole
 
 __all__ = ["report"]
 
@@ -35,7 +34,7 @@ def report(run_dir: str | Path | Sequence[str | Path], *, out: str | Path | None
     folder = Path(run_dir)
     if not (folder / "run.json").is_file() and seed_folders(folder):
         return _of_seeds(seed_folders(folder), out)
-    return _write(Path(out) if out is not None else folder / "report.html", render(read_run(folder)))
+    return write_whole(Path(out) if out is not None else folder / "report.html", render(read_run(folder)))
 
 
 def _of_seeds(folders: Sequence[Path], out: str | Path | None) -> Path:
@@ -51,21 +50,7 @@ def _of_seeds(folders: Sequence[Path], out: str | Path | None) -> Path:
     for each in seeds.runs:
         own = each.run.folder / "report.html"
         if not own.is_file():
-            _write(own, render(each.run))
+            write_whole(own, render(each.run))
     content = json.dumps(summary_of(seeds), indent=1, ensure_ascii=False)
-    _write(target.with_name(SUMMARY), content + "\n")
-    return _write(target, render_seeds(seeds, target.absolute()))
-
-
-def _write(target: Path, text: str) -> Path:
-    """Write a file so that it is either the old one or the new."""
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(target)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise OutputError(f"{target} cannot be written: {error.strerror}.") from None
-    return target
+    write_whole(target.with_name(SUMMARY), content + "\n")
+    return write_whole(target, render_seeds(seeds, target.absolute()))

@@ -1,0 +1,165 @@
+"""The scan: which map of a wanted depth does the least damage before training, and how sure that is."""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dusk.checkpoint import Checkpoint, OutputFolder, deepen_config, open_checkpoint, require_fit, write_json
+from dusk.data.packing import TokenStore
+from dusk.data.stores import file_digest, text_store
+from dusk.errors import LayerMapError, SettingError
+from dusk.layers import LayerMap
+from dusk.scale.choice import nearest_map, parse_size, target_parameters
+from dusk.scan.candidates import Candidate, candidates, depths_between
+from dusk.scan.certainty import require_enough
+from dusk.scan.comparison import compare, predicted_tokens
+from dusk.scan.layerwise import LayerwiseModel, layerwise
+from dusk.scan.result import recommend, told_cost, told_depths, told_maps, told_sizes
+from dusk.train.model import context_length
+from dusk.train.vocabulary import load_tokenizer
+
+RESULT_FILE = "scan.json"
+TEXT_TOKENS = 16_384
+MEASURED = 8
+SIZES = 4
+_SEQUENCE_LENGTH = 512
+_FLOAT32_BYTES = 4
+_MEMORY_SHARE = 0.5  # of the free memory that the weights may take before the layers stay on the disk
+
+Progress = Callable[[float, float | None, str], None]
+
+
+@dataclass(frozen=True)
+class ScanReport:
+    """What was found; `result` is what stands in scan.json."""
+
+    out: Path
+    result: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The result, with where it lies."""
+        return {"out": str(self.out), **self.result}
+
+
+def scan(
+    base: str | Path,
+    out: str | Path,
+    *,
+    text: Path | Sequence[Path],
+    to: int | None = None,
+    params: int | str | None = None,
+    layers: Sequence[str] = (),
+    measured: int = MEASURED,
+    sizes: int = SIZES,
+    tokens: int = TEXT_TOKENS,
+    from_disk: bool | None = None,
+    progress: Progress | None = None,
+) -> ScanReport:
+    """Compares the maps that take `base` to one depth, on held-out `text`, and writes `out`/scan.json.
+
+    `to` layers or about `params` parameters choose the depth; `layers` adds maps of the user's own. One
+    forward pass of the base screens every map by the drift of its hidden states; the exact loss is measured
+    for the `measured` best of them, the paper's map and the user's own. `sizes` other depths are measured
+    with the paper's map, for the curve of damage against size, and never ranked. At most about `tokens` tokens
+    of the text are used. `from_disk` leaves the layers on the disk and reads one at a time; unless told, where
+    the float32 weights would take more than half of the free memory. No model is written.
+
+    Raises `InputError` for a base, a text or settings that cannot be used, `OutputError` when the disk gives up.
+    """
+    begin = time.perf_counter()
+    checkpoint = open_checkpoint(base)
+    require_fit(checkpoint)
+    target = _target(checkpoint, to, params)
+    files = [text] if isinstance(text, Path | str) else list(text)
+    if measured < 1:
+        raise SettingError(f"`measured` is {measured}; at least one map must be.")
+    fitting, refused = _fitting(checkpoint, candidates(checkpoint.layout.layers, target, layers))
+    depths = depths_between(checkpoint.layout.layers, target, sizes)
+    others = [layer_map for layer_map in (_papers(checkpoint, depth) for depth in depths) if layer_map]
+    if from_disk is None:
+        from_disk = checkpoint.parameters * _FLOAT32_BYTES > _MEMORY_SHARE * _free_memory_bytes()
+    with OutputFolder(out) as folder, layerwise(checkpoint, from_disk=from_disk) as model:
+        store = _store(checkpoint, model, [Path(file) for file in files], tokens)
+        found = compare(model, store, fitting, others, measured, progress)
+        result = {
+            "base": {
+                "name": checkpoint.name,
+                "layers": checkpoint.layout.layers,
+                "parameters": checkpoint.parameters,
+            },
+            "target": {"layers": target, "parameters": target_parameters(checkpoint, fitting[0].layer_map)},
+            "text": _told_text(files, store),
+            "maps": told_maps(found),
+            "recommendation": recommend(found),
+            "sizes": [
+                size | {"parameters": target_parameters(checkpoint, layer_map)}
+                for layer_map, size in told_sizes(found)
+            ],
+            "depths": told_depths(found.alike),
+            "refused": refused,
+            "cost": told_cost(found)
+            | {"seconds": round(time.perf_counter() - begin, 2), "layers_on_disk": from_disk},
+        }
+        write_json(folder.path / RESULT_FILE, result)
+        folder.commit()
+    return ScanReport(Path(out), result)
+
+
+def _target(base: Checkpoint, to: int | None, params: int | str | None) -> int:
+    if (to is None) == (params is None):
+        raise SettingError("`to` and `params` choose the depth; give one of them.")
+    return to if to is not None else len(nearest_map(base, parse_size(str(params))))
+
+
+def _fitting(base: Checkpoint, maps: Sequence[Candidate]) -> tuple[list[Candidate], list[dict[str, str]]]:
+    """The maps that this architecture can have, and why the others cannot be."""
+    fitting, refused = [], []
+    for candidate in maps:
+        try:
+            deepen_config(base.config, base.layout, candidate.layer_map)
+        except LayerMapError as error:
+            refused.append({"spec": candidate.spec, "reason": error.message})
+        else:
+            fitting.append(candidate)
+    if not fitting:
+        raise LayerMapError(
+            f"No map of this depth fits {base.name}.", problems=[told["reason"] for told in refused[:5]]
+        )
+    return fitting, refused
+
+
+def _papers(base: Checkpoint, depth: int) -> LayerMap | None:
+    layer_map = LayerMap.to_depth(base.layout.layers, depth)
+    try:
+        deepen_config(base.config, base.layout, layer_map)
+    except LayerMapError:
+        return None
+    return layer_map
+
+
+def _free_memory_bytes() -> int:
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _store(base: Checkpoint, model: LayerwiseModel, files: Sequence[Path], tokens: int) -> TokenStore:
+    tokenizer = load_tokenizer(base.path, model.model)
+    length = min(_SEQUENCE_LENGTH, context_length(model.model, None))
+    store = text_store(files, tokenizer, sequence_length=length)[0].thinned(tokens)
+    require_enough(store.documents, int(predicted_tokens(store).sum()))
+    return store
+
+
+def _told_text(files: Sequence[Path], store: TokenStore) -> dict[str, Any]:
+    return {
+        "files": [{"name": Path(file).name, "digest": file_digest(Path(file))} for file in files],
+        "documents": store.documents,
+        "tokens": int(predicted_tokens(store).sum()),
+        "bytes": int(store.text_bytes.sum()),
+    }
+
+
+def _since(begin: float) -> float:
+    return round(time.perf_counter() - begin, 2)
