@@ -170,7 +170,7 @@ def _course(result: Mapping[str, Any]) -> Chart | None:
 
 
 def _whole(value: float) -> str:
-    return f"{value:.0f}"
+    return f"{value:.0f}" if value == round(value) else ""
 
 
 def _three(value: float) -> str:

@@ -5,7 +5,7 @@ leaves out, all the way to the base itself.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dusk.errors import LayerMapError, SettingError
 from dusk.layers import LayerMap
@@ -18,11 +18,15 @@ OWN = "your own"
 
 @dataclass(frozen=True)
 class Candidate:
-    """A map and the family it belongs to; `papers` marks the symmetric map of SOLAR 10.7B, section 2."""
+    """A map and the family it belongs to.
+
+    `papers` marks the symmetric map of SOLAR 10.7B, section 2; `asked` those that the user named.
+    """
 
     layer_map: LayerMap
     family: str
     papers: bool = False
+    asked: bool = False
 
     @property
     def spec(self) -> str:
@@ -46,11 +50,12 @@ def candidates(layers: int, target: int, own: Sequence[str] = ()) -> tuple[Candi
     found += [Candidate(layer_map, TWO_COPIES) for layer_map in _two_copies(layers, target)]
     found += [Candidate(layer_map, REPEATED_BLOCK) for layer_map in _repeated_blocks(layers, target)]
     found += [Candidate(layer_map, IN_PLACE) for layer_map in _in_place(layers, target)]
-    found += [Candidate(layer_map, OWN) for layer_map in _own(layers, target, own)]
+    asked = _own(layers, target, own)
+    found += [Candidate(layer_map, OWN) for layer_map in asked]
     first: dict[LayerMap, Candidate] = {}
     for candidate in found:
         first.setdefault(candidate.layer_map, candidate)
-    return tuple(first.values())
+    return tuple(replace(candidate, asked=candidate.layer_map in asked) for candidate in first.values())
 
 
 def _two_copies(layers: int, target: int) -> Iterator[LayerMap]:
@@ -101,5 +106,6 @@ def depths_between(layers: int, target: int, number: int) -> tuple[int, ...]:
     if number < 0:
         raise SettingError(f"`sizes` is {number}; it must be at least 0.")
     reach = range(layers + 1, 2 * layers + 1)
-    chosen = {reach[round(i * (len(reach) - 1) / max(1, number - 1))] for i in range(min(number, len(reach)))}
+    steps = max(1, min(number, len(reach)) - 1)
+    chosen = {reach[i * (len(reach) - 1) // steps] for i in range(min(number, len(reach)))}
     return tuple(sorted(chosen - {target}))

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from dusk.data.packing import TokenStore, best_fit
 from dusk.layers import LayerMap
-from dusk.scan.candidates import OWN, Candidate
+from dusk.scan.candidates import Candidate
 from dusk.scan.certainty import Ranking, rank
 from dusk.scan.layerwise import LayerwiseModel
 from dusk.scan.measuring import SweepPlan, base_depths, document_nats, measure
@@ -99,7 +99,7 @@ def _rows(store: TokenStore) -> list[Batch]:
 
 def _chosen(maps: Sequence[Candidate], drift: dict[LayerMap, float], measured: int) -> tuple[Candidate, ...]:
     by_drift = sorted(maps, key=lambda candidate: drift[candidate.layer_map])
-    always = [candidate for candidate in maps if candidate.papers or candidate.family == OWN]
+    always = [candidate for candidate in maps if candidate.papers or candidate.asked]
     return tuple(dict.fromkeys([*by_drift[:measured], *always]))
 
 

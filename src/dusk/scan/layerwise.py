@@ -7,6 +7,7 @@ one's weights when it is called and lets them go behind it, so that what is in m
 the embeddings and the hidden states.
 """
 
+import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ from dusk.train.batch import Batch
 from dusk.train.model import load_model
 from dusk.train.precision import device_of_training
 from dusk.train.support import require_trainable
+
+logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)  # that layers are on the disk is meant
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
