@@ -20,6 +20,7 @@ CONTRACT = [
     "scale",
     "inspect",
     "verify",
+    "scan",
     "pretrain",
     "sft",
     "align",
