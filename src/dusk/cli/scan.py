@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dusk.cli.settings import SettingsCommand
+from dusk.cli.settings import ManyValuesCommand
 from dusk.cli.terminal import Bar, amount, duration, show_json, table
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ _ROWS = 12
 _WIDTH = 80
 
 
-@click.command(cls=SettingsCommand)
+@click.command(cls=ManyValuesCommand)
 @click.argument("base")
 @click.argument("out")
 @click.option("--to", type=int, metavar="LAYERS", help="the depth whose maps are compared")

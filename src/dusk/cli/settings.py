@@ -18,7 +18,7 @@ from dusk.recipe.settings import Reference
 Show = Callable[[Any], None]
 
 
-class SettingsCommand(click.Command):
+class ManyValuesCommand(click.Command):
     """A command whose flags that take several values take them in a row, too: `--data a.jsonl b.jsonl`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -48,6 +48,10 @@ class SettingsCommand(click.Command):
         return spread
 
     places = 0
+
+
+class SettingsCommand(ManyValuesCommand):
+    """A command made of the schema of a kind of stage."""
 
 
 def settings_command(
