@@ -1,6 +1,6 @@
 """The commands that make training data."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -29,7 +29,7 @@ _ENTRIES = {
     "convert": Entry(
         "dusk.cli.data:convert",
         "Make training rows of published data sets.",
-        "dusk data convert ./orca --data Open-Orca/OpenOrca --source open-orca --rows solar",
+        "dusk data convert ./sft --data Open-Orca/OpenOrca --source open-orca",
     ),
     "decontaminate": Entry(
         "dusk.cli.data:decontaminate",
@@ -45,6 +45,16 @@ _ENTRIES = {
         "dusk.cli.data:filter_tasks",
         "Leave out rows of FLAN tasks that belong to benchmarks.",
         "dusk data filter ./clean --data orca.jsonl --flan flan.parquet",
+    ),
+    "math-instruct": Entry(
+        "dusk.cli.data:math_instruct",
+        "Put questions and answers of mathematics in other words.",
+        "dusk data math-instruct ./math --data gsm8k/train.jsonl",
+    ),
+    "math-alignment": Entry(
+        "dusk.cli.data:math_alignment",
+        "Pair rephrased answers with the original ones.",
+        "dusk data math-alignment ./pairs --data math.jsonl",
     ),
 }
 
@@ -91,10 +101,12 @@ def _show_benchmarks(result: Mapping[str, Any]) -> None:
     click.echo(f"What matched what: {result['out']}/matches.jsonl")
 
 
-def _filter_command(kind: str, show: Callable[[Any], None] = _show_rows) -> click.Command:
+def _filter_command(
+    kind: str, show: Callable[[Any], None] = _show_rows, more: Sequence[click.Option] = ()
+) -> click.Command:
     """A command from files of rows to a folder of rows, which can tell what it left out."""
     rejects = click.Option(["--rejects"], metavar="FILE", help="also write the rows left out, with reasons")
-    return settings_command(kind, words=("out",), more=[rejects], show=show)
+    return settings_command(kind, words=("out",), more=[rejects, *more], show=show)
 
 
 documentation = settings_command("documentation", words=("out",), show=_show)
@@ -104,4 +116,7 @@ convert = _filter_command("convert")
 decontaminate = _filter_command("decontaminate", _show_benchmarks)
 deduplicate = _filter_command("deduplicate")
 filter_tasks = _filter_command("filter")
+_cache = click.Option(["--cache"], metavar="FILE", help="answers by request [answers.jsonl in OUT]")
+math_instruct = _filter_command("math-instruct", more=[_cache])
+math_alignment = _filter_command("math-alignment", more=[_cache])
 data = LazyGroup("data", _ENTRIES)

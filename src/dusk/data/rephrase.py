@@ -42,10 +42,27 @@ def math_alignment(
 
 
 def final_number(answer: str) -> str | None:
-    """The number after `####`, or else the last number of the text; without thousands separators."""
+    r"""What is in the last `\boxed{}` (MATH), or the number after `####` (GSM8K), or else the text's last number.
+
+    Numbers come without thousands separators, what is boxed without white space.
+    """
+    boxed = _boxed(answer)
+    if boxed is not None:
+        return boxed
     marked = _MARKED.search(answer)
     numbers = [marked[1]] if marked else _NUMBER.findall(answer)
     return numbers[-1].replace(",", "").removesuffix(".0").removesuffix(".00") if numbers else None
+
+
+def _boxed(answer: str) -> str | None:
+    """The content of the last box whose braces close."""
+    _, found, rest = answer.rpartition(_BOX)
+    depth = 1
+    for place, character in enumerate(rest if found else ""):
+        depth += (character == "{") - (character == "}")
+        if depth == 0:
+            return "".join(rest[:place].split())
+    return None
 
 
 def _rephrased(
@@ -53,30 +70,31 @@ def _rephrased(
 ) -> Iterator[tuple[Row, str, str]]:
     for row in rows:
         question, answer = rephraser.rephrase(row["question"], row["answer"])
-        reason = _changed(row, question, answer)
+        reason = changed(row["question"], row["answer"], question, answer)
         if reason is None:
             yield row, question, answer
         elif rejected is not None:
             rejected[reason] += 1
 
 
-def _changed(row: Row, question: str, answer: str) -> str | None:
-    """Why a rephrased row cannot be used; None if it can."""
+def changed(asked: str, answered: str, question: str, answer: str) -> str | None:
+    """Why a rephrased question and answer cannot be used for the original ones; None if they can."""
     if not question.strip() or not answer.strip():
         return "nothing was written"
-    if final_number(answer) is None or final_number(answer) != final_number(row["answer"]):
+    if final_number(answer) is None or final_number(answer) != final_number(answered):
         return "the final number changed"
-    if _numbers(question) != _numbers(row["question"]):
+    if _numbers(question) != _numbers(asked):
         return "the numbers of the question changed"
-    if _words(question) == _words(row["question"]):
+    if _words(question) == _words(asked):
         return "the question is a copy"
-    return "the answer is a copy" if _words(answer) == _words(row["answer"]) else None
+    return "the answer is a copy" if _words(answer) == _words(answered) else None
 
 
 def _level(row: Row) -> dict[str, Any]:
     return {"level": row["level"]} if "level" in row else {}
 
 
+_BOX = r"\boxed{"
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 _MARKED = re.compile(r"####\s*\$?(-?\d[\d,]*(?:\.\d+)?)")
 

@@ -94,6 +94,20 @@ KINDS: dict[str, Kind] = {
             "rows without some tasks",
             unit="bytes",
         ),
+        Kind(
+            "math-instruct",
+            stages.MathStage,
+            "dusk.data.math_sets:math_instruct",
+            "mathematics in other words",
+            unit="rows",
+        ),
+        Kind(
+            "math-alignment",
+            stages.MathStage,
+            "dusk.data.math_sets:math_alignment",
+            "rephrased against original answers",
+            unit="rows",
+        ),
         Kind("scale", stages.ScaleStage, "dusk.scale:scale", "depth up-scaling", unit="bytes"),
         Kind(
             "pretrain", stages.PretrainStage, "dusk.train.pretrain:pretrain", "more pretraining", torch=True

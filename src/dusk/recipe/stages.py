@@ -107,6 +107,32 @@ class FilterStage(DataStage):
     )
 
 
+class MathStage(StageSettings):
+    """Questions and answers of mathematics in other words."""
+
+    data: list[Data] = Field(
+        min_length=1, description="questions with answers: files, or data sets of the hub"
+    )
+    source: str | None = Field(None, description="whose form the rows have, such as math [told by fields]")
+    seed: Seed | None = Field(None, description="seed of the wording")
+    near_duplicates: Share | None = Field(None, description="likeness from which questions are left out")
+    server: str | None = Field(
+        None, description="URL of an OpenAI-compatible server (…/v1) [rephrased by rule]"
+    )
+    model: str | None = Field(None, description="the model that the server is asked for")
+    prompts: File | None = Field(None, description="folder with question.txt and answer.txt [ours]")
+    concurrency: int | None = Field(None, ge=1, description="requests at a time")
+    requests_per_minute: Positive | None = Field(None, description="how often at most a request begins")
+    timeout_seconds: Positive | None = Field(None, description="how long an answer may take")
+    temperature: NotNegative | None = Field(None, description="of the server's sampling")
+    max_tokens: Count | None = Field(None, description="tokens of an answer at most")
+    key_variable: str | None = Field(None, description="environment variable with the key [OPENAI_API_KEY]")
+    price_in: NotNegative | None = Field(None, description="money per million tokens that are sent")
+    price_out: NotNegative | None = Field(None, description="money per million tokens that are answered")
+    skip_bad: bool | None = Field(None, description="leave bad rows out, counted, instead of refusing them")
+    license: str | None = Field(None, description="licence of the data, where their folders do not state it")
+
+
 class ScaleStage(StageSettings):
     """A deeper model of a shallower one, by copying its layers."""
 
