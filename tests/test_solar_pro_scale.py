@@ -114,6 +114,8 @@ def test_64_layers_of_40_with_the_published_skips(phi: Path, tmp_path: Path) -> 
     assert manifest["settings"]["architecture"] == "solar-pro"
     assert manifest["layer_map"]["layers"] == 64
     assert "skip connections: 12-16,20-24,20-28,32-36,32-40,44-48" in report.notes
+    assert dusk.inspect(out).skips == PUBLISHED.spec()
+    assert dusk.inspect(phi).skips is None
 
 
 def test_a_real_phi_3_medium_becomes_the_published_config(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What a checkpoint is, from its config and headers: the facts of `dusk inspect`."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,15 @@ from dusk.checkpoint.deepen import per_layer_fields
 from dusk.checkpoint.expected import is_tied
 from dusk.checkpoint.folder import open_checkpoint
 from dusk.checkpoint.manifest import read_manifest
+from dusk.skips import Skips, config_problems
 
 
 @dataclass(frozen=True)
 class Inspection:
     """Sizes count stored elements; `per_layer` are the config's lists with one entry a layer.
 
-    `layer_map` is the map that made the model, where dusk scaled it.
+    `layer_map` is the map that made the model, where dusk scaled it. `skips` are Solar Pro's skip connections as
+    pairs store-use.
     """
 
     path: str
@@ -33,6 +36,7 @@ class Inspection:
     files: dict[str, int]
     header_digest: str
     layer_map: str | None
+    skips: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The facts as JSON values."""
@@ -69,4 +73,11 @@ def inspect_checkpoint(model: str | Path) -> Inspection:
         files={header.file.name: header.file_bytes for header in checkpoint.headers},
         header_digest=checkpoint.header_digest(),
         layer_map=layer_map["spec"] if layer_map else None,
+        skips=_skips(config),
     )
+
+
+def _skips(config: Mapping[str, Any]) -> str | None:
+    if config.get("model_type") != "solar" or config_problems(config):
+        return None
+    return Skips.of(config).spec() or "none"

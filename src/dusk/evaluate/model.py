@@ -10,10 +10,13 @@ import torch
 from lm_eval.models.huggingface import HFLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from dusk import solar_pro
 from dusk.checkpoint import open_checkpoint
 from dusk.errors import CheckpointError, SettingError
 from dusk.evaluate.branching import CPU_TOKENS, GPU_TOKENS, Branching, can_branch
 from dusk.evaluate.prefix_tree import Scored
+
+solar_pro.register()
 
 _CPU_BATCH = 16  # a larger one gains nothing on a CPU and holds batch x length x vocabulary logits twice
 _SMALL_GENERATION_BATCH = 256  # but a small model's text costs the same per step for many as for few
