@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from bench.training_clock import PASS_TOKENS, SETTINGS, STEP_TOKENS, STEPS, Clock, Figures
+from bench.training_clock import SETTINGS, STEP_TOKENS, STEPS, Clock, Figures
 from bench.training_data import CONTEXT
 
 
@@ -57,7 +57,8 @@ def sft(work: Path, data: str, packing: str, precision: str, rows: int) -> Figur
 
     class Counting(SFTTrainer):
         def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            seen[0] += float((inputs["attention_mask"] if "attention_mask" in inputs else torch.ones_like(inputs["input_ids"])).sum())
+            mask = inputs.get("attention_mask")
+            seen[0] += float(inputs["input_ids"].numel() if mask is None else mask.sum())
             return super().training_step(model, inputs, *args, **kwargs)
 
     trainer = Counting(
@@ -120,4 +121,6 @@ def dpo(work: Path, precision: str, rows: int) -> Figures:
         time.process_time() - began[1] + inside[1],
     )
     (row,) = (row for row in trainer.state.log_history if "loss" in row)
-    return clock.figures([float(row[name]) for name in ("loss", "grad_norm", "logps/chosen", "logps/rejected")])
+    return clock.figures(
+        [float(row[name]) for name in ("loss", "grad_norm", "logps/chosen", "logps/rejected")]
+    )

@@ -220,3 +220,26 @@ class TestSupport:
         )
         with pytest.raises(CheckpointError, match="change one another"):
             require_trainable(model)
+
+
+@pytest.mark.parametrize("window", [None, 5])
+def test_scores_written_out_are_those_of_sdpa(window: int | None):
+    """What bf16 on a processor takes; here in float64, gradients too."""
+    from dusk.train.blocks import _band, _by_products
+
+    random = torch.Generator().manual_seed(0)
+    q, k, v = (
+        torch.randn(2, heads, 9, 8, generator=random, dtype=torch.float64, requires_grad=True)
+        for heads in (4, 2, 2)
+    )
+    band = None if window is None else _band(9, window, q.device)
+    found = _by_products(q, k, v, 0.3, band, 0.0)
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        q, k, v, attn_mask=band, is_causal=band is None, scale=0.3, enable_gqa=True
+    )
+    torch.testing.assert_close(found, expected)
+    weight = torch.randn(found.shape, generator=random, dtype=torch.float64)
+    for one, other in zip(
+        *(torch.autograd.grad((out * weight).sum(), (q, k, v)) for out in (found, expected)), strict=True
+    ):
+        torch.testing.assert_close(one, other)

@@ -166,8 +166,8 @@ class TrainingStage(StageSettings):
     sequence_length: Count | None = Field(None, description="tokens of a row")
     batch_tokens: Count | None = Field(None, description="tokens of an update")
     micro_batch_tokens: Count | None = Field(None, description="tokens of one forward pass")
-    optimizer: Literal["adamw", "muon"] | None = Field(
-        None, description="adamw, or muon for the layers' matrices"
+    optimizer: Literal["adamw", "adamw-bf16", "muon"] | None = Field(
+        None, description="adamw, its states in bf16, or muon for the layers' matrices"
     )
     learning_rate: Positive | None = Field(None, description="peak learning rate")
     schedule: Literal["constant", "cosine", "linear", "wsd"] | None = Field(
@@ -181,7 +181,18 @@ class TrainingStage(StageSettings):
     grad_clip: NotNegative | None = Field(None, description="largest norm of the gradient")
     seed: Seed | None = Field(None, description="seed of the order and of new weights")
     precision: Literal["fp32", "bf16"] | None = Field(None, description="type of the arithmetic")
+    weights: Literal["fp32", "bf16"] | None = Field(None, description="type that weights are trained in")
+    save_dtype: Literal["source", "fp32", "bf16"] | None = Field(None, description="type of the result")
     gradient_checkpointing: bool | None = Field(None, description="less memory for more computation")
+    compile: bool | None = Field(None, description="compile the layers (torch.compile)")
+    train: Literal["all", "new"] | None = Field(None, description="all layers, or those that scaling added")
+    seam_decay: Share | None = Field(None, description="factor of the rate a layer away from the seam")
+    lora_rank: int | None = Field(None, ge=1, description="train adapters of this rank instead of weights")
+    lora_alpha: Positive | None = Field(None, description="scale of the adapters times the rank [2 x rank]")
+    lora_targets: str | None = Field(None, description="layers to adapt, such as q_proj,v_proj [all linear]")
+    keep_adapter: bool | None = Field(None, description="leave the adapters too, as peft has them")
+    spike_guard: Positive | None = Field(None, description="skip updates so many deviations off")
+    report_to: str | None = Field(None, description="trackers: trackio, wandb, tensorboard")
     eval_every_tokens: Count | None = Field(None, description="tokens between two measurements")
     eval_tokens: Count | None = Field(None, description="held-out tokens that are measured at most")
     save_every_seconds: Positive | None = Field(None, description="seconds between points to continue from")

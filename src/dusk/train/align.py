@@ -17,9 +17,9 @@ from dusk.data.stores import pair_store
 from dusk.data.templates import Template
 from dusk.data.templates import template as template_called
 from dusk.errors import SettingError
-from dusk.train.distribution import distributed, on_main, spread
+from dusk.train.distribution import distributed
 from dusk.train.fit import using_threads
-from dusk.train.model import context_length, load_model, saved_dtype
+from dusk.train.model import context_length, load_model, result_dtype, saved_dtype
 from dusk.train.output import (
     Files,
     SharedOutput,
@@ -29,11 +29,12 @@ from dusk.train.output import (
     data_sources,
     finish,
     finished_before,
+    layer_map_of,
     resume_key,
 )
+from dusk.train.prepared import prepared
 from dusk.train.settings import TrainSettings
 from dusk.train.steps import Outcome, Step, accuracies, cached_logs, run_steps
-from dusk.train.support import require_trainable
 from dusk.train.trainer import Progress
 from dusk.train.vocabulary import load_tokenizer, own_template
 
@@ -81,23 +82,23 @@ def align(
         if report := finished_before(output):
             return report
         network = load_model(start.path)
-        on_main(lambda: require_trainable(network))
-        spread(network, chosen.precision)
+        ready = prepared(network, chosen, layer_map_of(start.path))
         tokenizer = load_tokenizer(start.path, network)
-        ready = _steps(files, network, tokenizer, turns, chosen, output.path)
+        made = _steps(files, network, tokenizer, turns, chosen, output.path)
         if order == "easy-to-hard":
-            ready.sort(key=lambda step: step.accuracy, reverse=True)
-        results = _results(ready, run_steps(network, ready, chosen, beta, output.path, progress))
+            made.sort(key=lambda step: step.accuracy, reverse=True)
+        results = _results(made, run_steps(network, made, chosen, beta, output.path, progress, ready.rates))
         finish(
             output,
             network,
-            saved_dtype(start),
+            result_dtype(saved_dtype(start), chosen.save_dtype),
             command="align",
             inputs=inputs,
             settings=recorded,
             results=results,
             start=start.path,
             tuned=Tuned(turns.jinja, tokenizer.eos),
+            lora=ready.adapters,
         )
     return TrainReport.of(output.out, results)
 

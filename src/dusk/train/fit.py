@@ -1,7 +1,7 @@
 """Train a model in a work folder, from its last checkpoint if there is one, and leave a whole output folder."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,17 +64,20 @@ def fit(
     settings: TrainSettings,
     folder: Path,
     *,
+    rates: Mapping[str, float],
     heldout: TokenStore | None = None,
     progress: Progress | None = None,
 ) -> FitReport:
     """Train `model` in place; checkpoints and metrics.jsonl lie in `folder`, and are continued from there.
+
+    `rates`: the factor of the learning rate of each parameter that is trained, by name.
 
     Raises:
         StoppedError: SIGTERM or SIGUSR1 came; the newest checkpoint is that of the last step.
         WorkError: the loss is not finite, or the disk refuses.
     """
     with listening() as request:
-        return _fit(model, store, objective, settings, folder, heldout, progress, request)
+        return _fit(model, store, objective, settings, folder, rates, heldout, progress, request)
 
 
 def _fit(
@@ -83,6 +86,7 @@ def _fit(
     objective: Objective,
     settings: TrainSettings,
     folder: Path,
+    rates: Mapping[str, float],
     heldout: TokenStore | None,
     progress: Progress | None,
     request: StopRequest,
@@ -110,6 +114,7 @@ def _fit(
         trainer = PackedTrainer(
             objective=objective,
             settings=settings,
+            rates=rates,
             model=model,
             args=arguments,
             train_dataset=PlannedBatches(store, mine),

@@ -14,7 +14,9 @@ from dusk import solar_pro
 from dusk.checkpoint import Checkpoint
 from dusk.errors import CheckpointError, SettingError
 from dusk.train.distribution import on_main, whole_weights, world_size
+from dusk.train.lora import Adapters
 from dusk.train.precision import device_of_training
+from dusk.train.settings import SavedType
 
 logging.disable_progress_bar()
 solar_pro.register()
@@ -90,6 +92,11 @@ def _ready(model: PreTrainedModel) -> PreTrainedModel:
     return model if world_size() > 1 else model.to(device_of_training())
 
 
+def result_dtype(source: torch.dtype, asked: SavedType) -> torch.dtype:
+    """The type of the result: that of what was trained, or the one that was asked for."""
+    return {"source": source, "fp32": torch.float32, "bf16": torch.bfloat16}[asked]
+
+
 def saved_dtype(checkpoint: Checkpoint) -> torch.dtype:
     """The type that most of a checkpoint's bytes are in."""
     sizes: dict[str, int] = {}
@@ -116,10 +123,18 @@ def configured_dtype(config_file: Path) -> torch.dtype:
     return found
 
 
-def save_model(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> None:
-    """Write weights and config in `dtype`; the model itself stays as it is. Rank 0 writes, all take part."""
-    weights = _in_dtype(whole_weights(model), dtype)
-    on_main(lambda: _write(model, weights, folder, dtype))
+def save_model(
+    model: PreTrainedModel, folder: Path, dtype: torch.dtype, lora: Adapters | None = None
+) -> None:
+    """Write weights, adapters merged, and config in `dtype`; the model itself stays as it is.
+
+    Rank 0 writes, all take part.
+    """
+    weights = whole_weights(model)
+    plain = weights if lora is None else lora.merged(weights)
+    on_main(lambda: _write(model, _in_dtype(plain, dtype), folder, dtype))
+    if lora is not None and lora.keep:
+        on_main(lambda: lora.save(weights, folder))
 
 
 def _write(model: PreTrainedModel, weights: dict[str, Tensor], folder: Path, dtype: torch.dtype) -> None:

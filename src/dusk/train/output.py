@@ -26,10 +26,13 @@ from dusk.checkpoint import (
 from dusk.data.stores import file_digest
 from dusk.errors import DataError
 from dusk.train.distribution import from_main, on_main, rank
+from dusk.train.lora import Adapters
 from dusk.train.model import save_model
 from dusk.train.vocabulary import TEMPLATE_FILE, stop_at
 
 _PACKAGES = ("torch", "transformers", "accelerate", "tokenizers")
+
+_MAY_CHANGE = ("save_every_seconds", "threads", "report_to", "spike_guard")
 
 Files = str | Path | Sequence[str | Path]
 
@@ -83,9 +86,10 @@ def data_sources(files: Sequence[Path]) -> tuple[Source, ...]:
 def resume_key(command: str, inputs: Sequence[Source], settings: Mapping[str, Any]) -> str:
     """What must be the same for a run to be continued; where the inputs lie does not matter.
 
-    How often to save and how many threads to use may change; the result is the same but for rounding.
+    How often to save and how many threads to use may change; the result is the same but for rounding. The spike
+    guard may be added to a run that diverged: it goes on from before.
     """
-    fixed = {name: value for name, value in settings.items() if name not in ("save_every_seconds", "threads")}
+    fixed = {name: value for name, value in settings.items() if name not in _MAY_CHANGE}
     parts = [command, [source.digest for source in inputs], fixed]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -125,12 +129,14 @@ def finish(
     results: Mapping[str, Any],
     start: Path | None = None,
     tuned: Tuned | None = None,
+    lora: Adapters | None = None,
 ) -> None:
     """Write everything into the work folder, drop the training checkpoints, and give it its final name.
 
-    `start` is the model that was trained, if it was one: its companions come along, and its lineage.
+    `start` is the model that was trained, if it was one: its companions come along, and its lineage. Adapters
+    are merged.
     """
-    save_model(model, output.path, dtype)
+    save_model(model, output.path, dtype, lora)
     on_main(lambda: _finish(output, command, inputs, settings, results, start, tuned))
 
 
@@ -162,6 +168,12 @@ def _finish(
     )
     write_manifest(output.path, manifest)  # last of the contents: see `finished_before`
     _commit(output)
+
+
+def layer_map_of(start: Path | None) -> Mapping[str, Any] | None:
+    """The layer map that a model's dusk.json holds, if it has both."""
+    manifest = from_main(lambda: read_manifest(start)) if start is not None else None
+    return manifest.layer_map if manifest is not None else None
 
 
 def finished_before(output: SharedOutput) -> TrainReport | None:

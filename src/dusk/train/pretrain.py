@@ -17,9 +17,16 @@ from dusk.data.readers import read_rows
 from dusk.data.stores import file_digest, text_store
 from dusk.data.tokenizer import save_tokenizer, train_tokenizer
 from dusk.errors import SettingError
-from dusk.train.distribution import distributed, from_main, on_main, spread
+from dusk.train.distribution import distributed, from_main, on_main
 from dusk.train.fit import fit
-from dusk.train.model import configured_dtype, context_length, load_model, new_model, saved_dtype
+from dusk.train.model import (
+    configured_dtype,
+    context_length,
+    load_model,
+    new_model,
+    result_dtype,
+    saved_dtype,
+)
 from dusk.train.objectives import NextToken
 from dusk.train.output import (
     Files,
@@ -29,10 +36,11 @@ from dusk.train.output import (
     data_sources,
     finish,
     finished_before,
+    layer_map_of,
     resume_key,
 )
+from dusk.train.prepared import prepared
 from dusk.train.settings import TrainSettings
-from dusk.train.support import require_trainable
 from dusk.train.trainer import Progress
 from dusk.train.vocabulary import load_tokenizer
 
@@ -72,23 +80,32 @@ def pretrain(
         if report := finished_before(output):
             return report
         network = start.network(chosen.seed)
-        on_main(lambda: require_trainable(network))
-        spread(network, chosen.precision)
+        ready = prepared(network, chosen, layer_map_of(start.folder))
         tokenizer = start.tokenizer(network, files, output.path)
         length = context_length(network, chosen.sequence_length)
         store, counts = text_store(files, tokenizer, sequence_length=length)
         heldout = text_store(heldout_files, tokenizer, sequence_length=length)[0] if heldout_files else None
-        fitted = fit(network, store, NextToken(), chosen, output.path, heldout=heldout, progress=progress)
+        fitted = fit(
+            network,
+            store,
+            NextToken(),
+            chosen,
+            output.path,
+            rates=ready.rates,
+            heldout=heldout,
+            progress=progress,
+        )
         results = fitted.to_json() | {"data": counts.to_json()}
         finish(
             output,
             network,
-            start.dtype,
+            result_dtype(start.dtype, chosen.save_dtype),
             command="pretrain",
             inputs=inputs,
             settings=chosen.to_json(),
             results=results,
             start=start.folder,
+            lora=ready.adapters,
         )
     return TrainReport.of(output.out, results)
 

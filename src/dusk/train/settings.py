@@ -2,12 +2,14 @@
 
 import difflib
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from dusk.errors import SettingError
 from dusk.train.schedule import SCHEDULES, Schedule
 
 Precision = Literal["fp32", "bf16"]
+Optimizer = Literal["adamw", "adamw-bf16", "muon"]
+SavedType = Literal["source", "fp32", "bf16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +20,7 @@ class TrainSettings:
     None means: decided from the model or the machine when the run starts.
     """
 
-    optimizer: Literal["adamw", "muon"] = "adamw"
+    optimizer: Optimizer = "adamw"
     learning_rate: float = 3e-4
     schedule: Schedule = "cosine"
     warmup: float = 0.01
@@ -36,7 +38,18 @@ class TrainSettings:
     grad_clip: float = 1.0
     seed: int = 0
     precision: Precision | None = None  # None: bf16 on a GPU, fp32 on a CPU; weights are updated in fp32
+    weights: Precision = "fp32"  # what is updated; bf16 by stochastic rounding (optimizer adamw-bf16)
+    save_dtype: SavedType = "source"  # source: that of the model that was trained
     gradient_checkpointing: bool = False
+    compile: bool = False  # the layers, by torch.compile
+    train: Literal["all", "new"] = "all"  # new: the layers that the layer map added
+    seam_decay: float | None = None  # factor of the rate for each layer of distance from the seam
+    lora_rank: int | None = None  # None: no adapters
+    lora_alpha: float | None = None  # None: twice the rank
+    lora_targets: str | None = None  # names of layers, parted by commas; None: all linear ones
+    keep_adapter: bool = False  # also leave the adapters as peft has them
+    spike_guard: float | None = None  # standard deviations; None: every update is made
+    report_to: str | None = None  # trackio, wandb, tensorboard, parted by commas
     eval_every_tokens: int | None = None  # None: at the start and at the end alone
     eval_tokens: int = 200_000  # at most so many held-out tokens are measured, evenly from all the data
     save_every_seconds: float = 120.0
@@ -49,7 +62,22 @@ class TrainSettings:
 
     def _faults(self) -> list[tuple[str, object, str]]:
         checks: list[tuple[str, bool, str]] = [
-            ("optimizer", self.optimizer in ("adamw", "muon"), "adamw or muon"),
+            ("optimizer", self.optimizer in get_args(Optimizer), "adamw, adamw-bf16 or muon"),
+            ("weights", self.weights in ("fp32", "bf16"), "fp32 or bf16"),
+            (
+                "weights",
+                self.weights == "fp32" or self.optimizer == "adamw-bf16",
+                "fp32 unless the optimizer is adamw-bf16: others would round most updates away",
+            ),
+            ("save_dtype", self.save_dtype in get_args(SavedType), "source, fp32 or bf16"),
+            ("train", self.train in ("all", "new"), "all or new"),
+            ("seam_decay", self.seam_decay is None or 0 < self.seam_decay <= 1, "above 0 and at most 1"),
+            ("lora_rank", _absent_or_above(self.lora_rank, 0), "above 0"),
+            ("lora_alpha", _absent_or_above(self.lora_alpha, 0), "above 0"),
+            ("lora_alpha", self.lora_alpha is None or self.lora_rank is not None, "given with lora_rank"),
+            ("keep_adapter", not self.keep_adapter or self.lora_rank is not None, "given with lora_rank"),
+            ("spike_guard", _absent_or_above(self.spike_guard, 1), "above 1 (6 is OLMo 2's)"),
+            ("report_to", not _unknown_trackers(self.report_to), f"of {', '.join(_TRACKERS)}"),
             ("learning_rate", 0 < self.learning_rate < float("inf"), "above 0"),
             ("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
             ("warmup", 0 <= self.warmup <= 1, "between 0 and 1"),
@@ -95,5 +123,12 @@ class TrainSettings:
         return asdict(self)
 
 
-def _absent_or_above(value: int | None, bound: int) -> bool:
+_TRACKERS = ("trackio", "wandb", "tensorboard")
+
+
+def _unknown_trackers(names: str | None) -> set[str]:
+    return set(names.split(",")) - set(_TRACKERS) if names else set()
+
+
+def _absent_or_above(value: float | None, bound: float) -> bool:
     return value is None or value > bound

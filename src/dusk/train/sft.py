@@ -6,9 +6,9 @@ from typing import Any
 from dusk.checkpoint import Source, open_checkpoint
 from dusk.data.stores import chat_store
 from dusk.data.templates import template as template_called
-from dusk.train.distribution import distributed, on_main, spread
+from dusk.train.distribution import distributed
 from dusk.train.fit import fit
-from dusk.train.model import context_length, load_model, saved_dtype
+from dusk.train.model import context_length, load_model, result_dtype, saved_dtype
 from dusk.train.objectives import NextToken
 from dusk.train.output import (
     Files,
@@ -19,10 +19,11 @@ from dusk.train.output import (
     data_sources,
     finish,
     finished_before,
+    layer_map_of,
     resume_key,
 )
+from dusk.train.prepared import prepared
 from dusk.train.settings import TrainSettings
-from dusk.train.support import require_trainable
 from dusk.train.trainer import Progress
 from dusk.train.vocabulary import load_tokenizer, own_template
 
@@ -66,25 +67,34 @@ def sft(
         if report := finished_before(output):
             return report
         network = load_model(start.path)
-        on_main(lambda: require_trainable(network))
-        spread(network, chosen.precision)
+        ready = prepared(network, chosen, layer_map_of(start.path))
         tokenizer = load_tokenizer(start.path, network)
         length = context_length(network, chosen.sequence_length)
         store, counts = chat_store(files, tokenizer, turns, sequence_length=length)
         heldout = None
         if heldout_files:
             heldout, _ = chat_store(heldout_files, tokenizer, turns, sequence_length=length)
-        fitted = fit(network, store, NextToken(), chosen, output.path, heldout=heldout, progress=progress)
+        fitted = fit(
+            network,
+            store,
+            NextToken(),
+            chosen,
+            output.path,
+            rates=ready.rates,
+            heldout=heldout,
+            progress=progress,
+        )
         results = fitted.to_json() | {"data": counts.to_json()}
         finish(
             output,
             network,
-            saved_dtype(start),
+            result_dtype(saved_dtype(start), chosen.save_dtype),
             command="sft",
             inputs=inputs,
             settings=recorded,
             results=results,
             start=start.path,
             tuned=Tuned(turns.jinja, tokenizer.eos),
+            lora=ready.adapters,
         )
     return TrainReport.of(output.out, results)

@@ -1,7 +1,7 @@
 """The steps of sDPO one after the other, each from and against the model of the one before; restartable."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,7 @@ def run_steps(
     beta: float,
     folder: Path,
     progress: Progress | None,
+    rates: Mapping[str, float],
 ) -> list[Outcome]:
     """Train `model` in place through all steps; their metrics become one file in `folder`."""
     works = [_Work(folder / f"checkpoints-step-{number}") for number in range(1, len(steps) + 1)]
@@ -138,7 +139,13 @@ def run_steps(
         margin = float((reference[:, 0] - reference[:, 1]).mean())
         objective = Preference(reference, beta)
         report = fit(
-            model, step.store, objective, settings, work.folder, progress=_shifted(progress, done, total)
+            model,
+            step.store,
+            objective,
+            settings,
+            work.folder,
+            rates=rates,
+            progress=_shifted(progress, done, total),
         )
         outcomes.append(Outcome(report, margin))
         work.finish(model, outcomes[-1])

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -48,8 +49,11 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
 
     lr_scheduler: LambdaLR | None
 
-    def __init__(self, *, objective: Objective, settings: TrainSettings, **kwargs: Any) -> None:
+    def __init__(
+        self, *, objective: Objective, settings: TrainSettings, rates: Mapping[str, float], **kwargs: Any
+    ) -> None:
         super().__init__(data_collator=only_item, **kwargs)
+        self.rates = rates
         self.objective = objective
         self.settings = settings
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the whole step's items
@@ -115,7 +119,7 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
         """The optimizers of `optimizers.py` in place of transformers' own."""
         self.optimizer: torch.optim.Optimizer | None
         if self.optimizer is None:
-            self.optimizer = make_optimizer(model or self.model, self.settings)
+            self.optimizer = make_optimizer(model or self.model, self.settings, self.rates)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:

@@ -1,0 +1,102 @@
+"""AdamW with its states in bf16, and weights that may be bf16 too: what fits 10.7B parameters into one large GPU.
+
+Rounding to the nearest would lose both: an average in bf16 stops moving once a step is below half of its last
+place, and so does a weight, whose updates at the rates of alignment are far smaller than that. Stochastic rounding
+keeps them in the mean: a value goes up or down with the odds of its distance to either neighbour (Zamirai et al.
+2020, "Revisiting BFloat16 Training"). The odds are drawn from the seed, the step and the parameter, so that a run
+that is continued draws the same.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from dusk.train.distribution import rank
+
+_LOW_BITS = 1 << 16
+
+
+class AdamW16(torch.optim.Optimizer):
+    """AdamW (Loshchilov and Hutter 2019) with both averages in bf16, rounded stochastically like bf16 weights."""
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        *,
+        betas: tuple[float, float],
+        seed: int,
+        lr: float = 1e-3,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        self.seed = seed
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch's own, which casts the averages to the type of their parameters, and back."""
+        super().load_state_dict(state_dict)
+        for state in self.state.values():
+            for name in ("exp_avg", "exp_avg_sq"):
+                state[name] = state[name].to(torch.bfloat16)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One update of all parameters that have a gradient."""
+        assert closure is None
+        number = 0
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                number += 1
+                if parameter.grad is not None:
+                    self._update(
+                        _local(parameter), _local(parameter.grad), self.state[parameter], group, number
+                    )
+
+    def _update(
+        self, weight: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any], number: int
+    ) -> None:
+        if not state:
+            state["step"] = 0
+            state["exp_avg"] = torch.zeros_like(weight, dtype=torch.bfloat16)
+            state["exp_avg_sq"] = torch.zeros_like(weight, dtype=torch.bfloat16)
+        state["step"] += 1
+        step, (beta1, beta2) = state["step"], group["betas"]
+        source = torch.Generator(weight.device).manual_seed(_mixed(self.seed, step, number, rank()))
+        slope = gradient.float()
+        mean = state["exp_avg"].float().lerp_(slope, 1 - beta1)
+        square = state["exp_avg_sq"].float().mul_(beta2).addcmul_(slope, slope, value=1 - beta2)
+        _keep(state["exp_avg"], mean, source)
+        _keep(state["exp_avg_sq"], square, source)
+        size = group["lr"] / (1 - beta1**step)
+        change = mean.mul_(size).div_(square.sqrt_().div_(math.sqrt(1 - beta2**step)).add_(group["eps"]))
+        wide = weight.float()
+        _keep(weight, wide.mul(1 - group["lr"] * group["weight_decay"]).sub_(change), source)
+
+
+def _mixed(*numbers: int) -> int:
+    """A seed of several numbers."""
+    total = 0
+    for number in numbers:
+        total = (total * 6364136223846793005 + number + 1442695040888963407) % 2**63
+    return total
+
+
+def rounded_stochastically(values: Tensor, source: torch.Generator) -> Tensor:
+    """float32 as bf16: up or down at random, right in the mean."""
+    noise = torch.randint(_LOW_BITS, values.shape, generator=source, device=values.device, dtype=torch.int32)
+    bits = values.contiguous().view(torch.int32)
+    return ((bits + noise) & -_LOW_BITS).view(torch.float32).to(torch.bfloat16)
+
+
+def _keep(target: Tensor, values: Tensor, source: torch.Generator) -> None:
+    """`values` (float32) into `target`, rounded stochastically where it is bf16."""
+    target.copy_(rounded_stochastically(values, source) if target.dtype == torch.bfloat16 else values)
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """This rank's part of a tensor that lies in shards."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
