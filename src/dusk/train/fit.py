@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,19 @@ import torch
 from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
 
 from dusk.data.packing import TokenStore, plan_batches
-from dusk.errors import StoppedError
+from dusk.errors import SettingError, StoppedError
 from dusk.train.attention import packed
 from dusk.train.batch import PlannedBatches
 from dusk.train.checkpoints import newest_complete
 from dusk.train.distribution import from_main, on_main, rank, world_size
-from dusk.train.flops import training_flops
+from dusk.train.flops import unit_flops
 from dusk.train.metrics import MetricsFile, peak_memory_bytes
 from dusk.train.objectives import Objective, as_forward
 from dusk.train.precision import device_of_training
 from dusk.train.settings import TrainSettings
 from dusk.train.sharing import passes_per_step, share
 from dusk.train.stopping import StopRequest, listening
-from dusk.train.trainer import PackedTrainer, Progress, Recorder, step_tokens
+from dusk.train.trainer import PackedTrainer, Progress, Recorder, by_step
 
 _CHECKPOINTS = "checkpoints"
 _HELDOUT = ("loss", "bits_per_byte", "domains")
@@ -96,11 +97,13 @@ def _fit(
         store, capacity=capacity, seed=settings.seed, tokens=settings.tokens, epochs=settings.epochs
     )
     batches = PlannedBatches(store, plan)
+    costs = unit_flops(model, store)
     mine = share(plan, per_step, store.unit_lengths(), rank=rank(), ranks=world_size())
     recorder = Recorder(
         MetricsFile(folder / "metrics.jsonl", writing=rank() == 0),
         settings,
-        step_tokens(batches, per_step),
+        by_step(store.unit_lengths(), batches, per_step),
+        by_step(costs, batches, per_step),
         heldout.thinned(settings.eval_tokens) if heldout else None,
         progress,
         request,
@@ -131,7 +134,7 @@ def _fit(
             f"stopped as asked, after step {trainer.state.global_step:,} of {recorder.steps:,}.",
             remedy="What was done is saved; the same command continues.",
         )
-    return _report(recorder, training_flops(model, batches))
+    return _report(recorder, sum(recorder.flops))
 
 
 def training_arguments(folder: Path, settings: TrainSettings, accumulation: int) -> TrainingArguments:
@@ -152,7 +155,7 @@ def training_arguments(folder: Path, settings: TrainSettings, accumulation: int)
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="no",  # the recorder asks for checkpoints, by the clock
-        report_to="none",
+        report_to=_trackers(settings) if rank() == 0 else "none",
         disable_tqdm=True,
         remove_unused_columns=False,
         use_cpu=not on_gpu,
@@ -160,6 +163,17 @@ def training_arguments(folder: Path, settings: TrainSettings, accumulation: int)
     )
     arguments._n_gpu = min(1, arguments.n_gpu)  # several GPUs in one process would split the packed row
     return arguments
+
+
+def _trackers(settings: TrainSettings) -> list[str] | str:
+    """In transformers' words; raises SettingError where a tracker is not installed."""
+    names = settings.report_to.split(",") if settings.report_to else []
+    missing = [name for name in names if find_spec(name) is None]
+    if missing:
+        raise SettingError(
+            f"report_to needs {' and '.join(missing)}", remedy=f"pip install {' '.join(missing)}"
+        )
+    return names or "none"
 
 
 def _checkpoint_activations(model: PreTrainedModel) -> None:

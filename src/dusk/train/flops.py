@@ -2,37 +2,42 @@
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from transformers import PreTrainedModel
 
 from dusk.data.packing import TokenStore
-from dusk.train.batch import PlannedBatches
+
+_PEAKS = {"H200": 989e12, "H100": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}
 
 
-def training_flops(model: PreTrainedModel, batches: PlannedBatches) -> int:
-    """Operations of the forward and backward passes over all batches; of a dense model.
+def unit_flops(model: PreTrainedModel, store: TokenStore) -> npt.NDArray[np.int64]:
+    """Operations of the forward and backward passes over each unit of a store, (units,); of a dense model.
 
-    6 for each element of a weight matrix and token (Kaplan et al. 2020, section 2.1; the output head counts for
-    the tokens that are predicted, the input embedding is a look-up), and 6 x layers x width of the heads x
-    length squared for each document, causal attention counted as half. Norms, activations, padding, the
-    optimizer and the reference pass are left out.
+    6 for each element of a weight matrix and token, 4 where the matrix is frozen (Kaplan et al. 2020, section 2.1;
+    the output head counts for the tokens that are predicted, the input embedding is a look-up), and 6 x layers x
+    width of the heads x length squared for each document, causal attention counted as half. Norms, activations,
+    padding, the optimizer, recomputed activations and the reference pass are left out.
     """
-    store = batches.store
-    lengths, squares, predicted = store.unit_lengths(), _squares(store), _predicted(store)
-    tokens, squared, answers = (
-        sum(int(counts[units].sum()) for units in batches.plan) for counts in (lengths, squares, predicted)
-    )
     config = model.config.get_text_config()
     heads = config.num_attention_heads
     head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    attention = config.num_hidden_layers * heads * head_size * squared
-    head = model.get_output_embeddings().weight.numel()
-    return int(6 * (_layer_elements(model) * tokens + head * answers + attention))
+    attention = 6 * config.num_hidden_layers * heads * head_size
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    layers = sum(_cost(p) for p in model.parameters() if p.ndim >= 2 and p is not embedding and p is not head)
+    costs: npt.NDArray[np.int64] = (
+        layers * store.unit_lengths() + _cost(head) * _predicted(store) + attention * _squares(store)
+    )
+    return costs
 
 
-def _layer_elements(model: PreTrainedModel) -> int:
-    """Elements that each token is multiplied with: all matrices but the input embedding and the output head."""
-    tables = (model.get_input_embeddings().weight, model.get_output_embeddings().weight)
-    return sum(p.numel() for p in model.parameters() if p.ndim >= 2 and all(p is not t for t in tables))
+def peak_flops() -> float:
+    """Dense bf16 operations a second of this GPU by its maker's data sheet; 0 where it is not known, or none."""
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    return next((peak for part, peak in _PEAKS.items() if part in name), 0.0)
+
+
+def _cost(matrix: torch.Tensor) -> int:
+    return (6 if matrix.requires_grad else 4) * matrix.numel()
 
 
 def _squares(store: TokenStore) -> npt.NDArray[np.int64]:

@@ -38,4 +38,7 @@ def prepared(
     if settings.weights == "bf16":
         model.to(torch.bfloat16)
     spread(model, settings.precision)
+    if settings.compile:
+        for layer in model.get_decoder().layers:
+            layer.mlp.compile(dynamic=True)  # packed attention differs from row to row
     return Prepared(model, rates, adapters)

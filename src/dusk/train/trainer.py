@@ -7,6 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
@@ -25,7 +27,8 @@ from dusk.data.packing import TokenStore
 from dusk.errors import WorkError
 from dusk.train.batch import Batch, PlannedBatches, only_item
 from dusk.train.checkpoints import load_state, mark_complete, prune, save_state
-from dusk.train.distribution import on_main, rank, summed, whole, world_size
+from dusk.train.distribution import from_main, on_main, rank, summed, whole, world_size
+from dusk.train.flops import peak_flops
 from dusk.train.heldout import heldout_loss
 from dusk.train.metrics import MetricsFile, peak_memory_bytes
 from dusk.train.objectives import Objective
@@ -33,6 +36,7 @@ from dusk.train.optimizers import make_optimizer
 from dusk.train.precision import computing
 from dusk.train.schedule import rate_factor
 from dusk.train.settings import TrainSettings
+from dusk.train.spikes import SpikeGuard
 from dusk.train.stopping import StopRequest
 
 
@@ -59,6 +63,9 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the whole step's items
         self.metric_sums: dict[str, Tensor] = {}
         self.metric_items = 0
+        self.step_loss: Tensor | float = 0.0
+        self.guard = SpikeGuard(settings.spike_guard) if settings.spike_guard is not None else None
+        self.skipped: dict[str, float] | None = None  # loss and norm of the step, if its update is not made
 
     def create_accelerator_and_postprocess(self) -> None:
         """As the Trainer's own, but that the model is left as it is: `distribution.spread` has shared it out."""
@@ -82,7 +89,26 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
         )  # documents of one token predict nothing, and a step may be all such
 
     def _get_grad_norm(self, model: PreTrainedModel, grad_norm: Any = None) -> Any:
-        return whole(super()._get_grad_norm(model, grad_norm))
+        """The last thing before an update is made: here the guard may forbid it."""
+        norm = whole(super()._get_grad_norm(model, grad_norm))
+        loss, self.step_loss = self.step_loss, 0.0
+        if self.guard is not None:
+            shares = torch.tensor([float(loss)], dtype=torch.float64)
+            self._judge(model, float(summed(shares)) / world_size(), float(norm))
+        return norm
+
+    def _judge(self, model: PreTrainedModel, loss: float, norm: float) -> None:
+        """Without gradients an optimizer changes neither weights nor its averages."""
+        assert self.guard is not None
+        self.skipped = None
+        if self.guard.refuses(self.state.global_step + 1, loss, norm):
+            self.skipped = {"loss": loss, "grad_norm": norm}
+            model.zero_grad(set_to_none=True)
+            self._tr_loss: Tensor = torch.zeros((), device=self.args.device)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """With the objective's metrics, so that trackers have them too."""
+        super().log({**logs, **self.taken_metrics()} if "loss" in logs else logs, *args, **kwargs)
 
     def floating_point_ops(self, inputs: Batch) -> int:
         """Not counted: to walk all parameters for each batch takes as long as a small model's layer."""
@@ -105,6 +131,7 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
             self.metric_sums[name] = self.metric_sums.get(name, 0) + value.detach()
         # gradients are averaged over devices, and the items were summed over them
         share: Tensor = total * world_size() / num_items_in_batch
+        self.step_loss = self.step_loss + share.detach()
         return share
 
     def taken_metrics(self) -> dict[str, float]:
@@ -169,12 +196,14 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         metrics: MetricsFile,
         settings: TrainSettings,
         step_tokens: list[int],
+        step_flops: list[int],
         heldout: TokenStore | None,
         progress: Progress | None,
         request: StopRequest,
     ) -> None:
         self.request, self.stopped = request, False
         self.metrics, self.settings, self.heldout, self.progress = metrics, settings, heldout, progress
+        self.flops, self.peak_flops = step_flops, peak_flops() * world_size()
         self.seen = [0]  # tokens after each step
         for tokens in step_tokens:
             self.seen.append(self.seen[-1] + tokens)
@@ -192,6 +221,10 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         """The loss before the first step: what growth cost."""
         if state.global_step == 0:
             self.measure(0)
+        if self.trainer is not None and self.trainer.guard is not None:
+            rows = from_main(self.metrics.rows)
+            accepted = [(row["loss"], row["grad_norm"]) for row in rows if row["kind"] == "train"]
+            self.trainer.guard.recall(accepted)
         self.saved_at = self.step_began = time.monotonic()
 
     def on_step_end(
@@ -222,17 +255,25 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         assert self.trainer is not None
         if not logs or "loss" not in logs:
             return
-        _require_finite(state.global_step, logs["loss"], logs.get("grad_norm", 0.0))
         step, now = state.global_step, time.monotonic()
         seconds, self.step_began = now - self.step_began, now
+        if self.trainer.skipped is not None:
+            figures = {name: _told(value) for name, value in self.trainer.skipped.items()}
+            self.metrics.write("skipped", step=step, tokens=self.seen[step], **figures)
+            return
+        _require_finite(step, logs["loss"], logs.get("grad_norm", 0.0))
+        if self.trainer.guard is not None:
+            self.trainer.guard.accepted(logs["loss"], float(logs.get("grad_norm", 0.0)))
+        flops_per_second = self.flops[step - 1] / seconds
         row = {
             "step": step,
             "tokens": self.seen[step],
             "loss": logs["loss"],
             "lr": logs["learning_rate"],
             "grad_norm": logs.get("grad_norm", 0.0),
-            **self.trainer.taken_metrics(),
+            **{name: value for name, value in logs.items() if "/" in name},
             "tokens_per_second": (self.seen[step] - self.seen[step - 1]) / seconds,
+            **({"mfu": flops_per_second / self.peak_flops} if self.peak_flops else {}),
             "seconds": seconds,
             "memory_bytes": peak_memory_bytes(),
         }
@@ -260,16 +301,22 @@ def _require_finite(step: int, loss: float, gradient: float) -> None:
     if not (math.isfinite(loss) and math.isfinite(gradient)):
         raise WorkError(
             f"the run diverged at step {step}: loss {loss}, norm of the gradient {gradient}",
-            remedy="Lower the learning rate, lengthen the warm-up, or look at the data of that step.",
+            remedy="The same command would come to the same step again. Lower the learning rate or lengthen the "
+            "warm-up (that starts anew), or add --spike-guard 6: that goes on from the last checkpoint and skips "
+            "such updates.",
         )
+
+
+def _told(value: float) -> float | str:
+    """What is no number has no place in JSON."""
+    return value if math.isfinite(value) else str(value)
 
 
 def _as_it_is(model: PreTrainedModel, **_: Any) -> PreTrainedModel:
     return model
 
 
-def step_tokens(batches: PlannedBatches, per_step: int) -> list[int]:
-    """The tokens of each optimizer step of `per_step` batches."""
-    lengths = batches.store.unit_lengths()
-    sizes = [int(lengths[units].sum()) for units in batches.plan]
+def by_step(figures: npt.NDArray[np.int64], batches: PlannedBatches, per_step: int) -> list[int]:
+    """Sums of figures of units over each optimizer step of `per_step` batches."""
+    sizes = [int(figures[units].sum()) for units in batches.plan]
     return [sum(sizes[begin : begin + per_step]) for begin in range(0, len(sizes), per_step)]
