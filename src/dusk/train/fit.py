@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
 
 from dusk.data.packing import TokenStore, plan_batches
-from dusk.errors import SettingError, StoppedError
+from dusk.errors import SettingError, StoppedError, WorkError
 from dusk.train.attention import packed
 from dusk.train.batch import PlannedBatches
 from dusk.train.checkpoints import newest_complete
@@ -205,6 +205,8 @@ def _report(recorder: Recorder, flops: int) -> FitReport:
     found = from_main(recorder.metrics.rows)
     rows = [row for row in found if row["kind"] == "train"]
     measured: dict[str, Any] = next((row for row in reversed(found) if row["kind"] == "eval"), {})
+    if not rows:
+        raise WorkError("every update was skipped", remedy="Raise --spike-guard, or look at the data.")
     tail = rows[-max(1, len(rows) // 20) :]
     names = [name for name in tail[-1] if "/" in name]
     return FitReport(
