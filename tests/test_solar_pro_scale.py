@@ -18,6 +18,7 @@ import dusk
 from conftest import SIZES
 from dusk.errors import CheckpointError, InputError, SettingError
 from dusk.layers import LayerMap
+from dusk.recipe import load_recipe
 from dusk.skips import PUBLISHED, Skips
 from dusk.solar_pro import SolarForCausalLM
 from solar_models import plain, solar_model, tokens_of
@@ -381,3 +382,17 @@ def test_by_the_command_without_torch(model_folder: Callable[..., Path], tmp_pat
     assert (config["model_type"], config["bskcn_tv"], config["vocab_size"]) == ("solar", [0.3, 0.2], 128)
     assert {file.name for file in (tmp_path / "out").glob("*.py")} == {
         "skips.py", "configuration_solar.py", "modeling_solar.py"}  # fmt: skip
+
+
+def test_the_recipe_differs_in_the_skips_alone(tmp_path: Path) -> None:
+    text = (Path(__file__).parent.parent / "recipes/solar-pro.yaml").read_text()
+    (tmp_path / "solar-pro.yaml").write_text(text)
+    (tmp_path / "data").mkdir()
+    for name in ("pretrain", "heldout", "instructions", "preferences-1", "preferences-2"):
+        (tmp_path / f"data/{name}.jsonl").write_text("")
+    stages = load_recipe(tmp_path / "solar-pro.yaml").stages
+    told = {name: stage.given() for name, stage in stages.items() if name != "phi"}
+    assert told["skipping"] == told["plain"] | {"skips": "published"}
+    assert told["plain"]["skips"] == "none"
+    assert told["skipping"]["architecture"] == "solar-pro"
+    assert told["skipping_tuned"]["template"] == "chatml"

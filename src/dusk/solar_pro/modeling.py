@@ -6,6 +6,7 @@ so attention interfaces, caches, gradient checkpointing and torch.compile are as
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, Literal
 
 import torch
@@ -24,6 +25,8 @@ from dusk.solar_pro.configuration import SolarConfig
 
 SkipWeight = Literal["auto", "training", "inference"]
 Slots = list[Tensor | None]
+Lists = tuple[Sequence[int], ...]
+"""bskcn_1 to bskcn_4"""
 
 
 def slot_weight(config: SolarConfig, which: SkipWeight, training: bool) -> float:
@@ -32,15 +35,15 @@ def slot_weight(config: SolarConfig, which: SkipWeight, training: bool) -> float
     return of_training if which == "training" or (which == "auto" and training) else of_inference
 
 
-def blended(config: SolarConfig, layer: int, hidden: Tensor, slots: Slots, weight: float) -> Tensor:
+def blended(lists: Lists, layer: int, hidden: Tensor, slots: Slots, weight: float) -> Tensor:
     """What enters `layer`: the hidden state (B, T, H), stored in and mixed with the two `slots` as listed.
 
     A slot is one operation, slot * weight + hidden * (1 - weight); it follows the hidden state to its device.
     """
-    for slot, stores in enumerate((config.bskcn_1 or (), config.bskcn_2 or ())):
+    for slot, stores in enumerate(lists[:2]):
         if layer in stores:
             slots[slot] = hidden
-    for slot, uses in enumerate((config.bskcn_3 or (), config.bskcn_4 or ())):
+    for slot, uses in enumerate(lists[2:]):
         if layer in uses:
             stored = slots[slot]
             assert stored is not None  # the config refuses a use before its store
@@ -57,10 +60,15 @@ def run_layers(
     **inputs: Any,
 ) -> Tensor:
     """The hidden state (B, T, H) behind these layers, each given with its index; `slots` are kept up to date."""
+    lists: Lists = tuple(
+        named or () for named in (config.bskcn_1, config.bskcn_2, config.bskcn_3, config.bskcn_4)
+    )
+    touched = set(chain(*lists))  # a look at the config costs more than a small layer's blend
+    window = config.sliding_window
     for index, layer in layers:
-        hidden = layer(
-            blended(config, index, hidden, slots, weight), sliding_window=config.sliding_window, **inputs
-        )
+        if index in touched:
+            hidden = blended(lists, index, hidden, slots, weight)
+        hidden = layer(hidden, sliding_window=window, **inputs)
     return hidden
 
 
