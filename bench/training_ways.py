@@ -82,12 +82,12 @@ def by_loop(work: Path, precision: str) -> Figures:
 def dpo_by_dusk(work: Path, precision: str) -> Figures:
     """One step of sDPO: the reference pass, and one optimizer step over all pairs; by the pair."""
     import dusk
-    from dusk.train import align, steps
+    from dusk.train import align
 
     out, clock = work / "trained", Clock()
     shutil.rmtree(out, ignore_errors=True)
     began: list[tuple[float, float]] = []
-    original = align.cached_logs
+    original = align.reference_logs
 
     def timed(*args: Any, **kwargs: Any) -> Any:
         began.append((time.perf_counter(), time.process_time()))
@@ -98,8 +98,7 @@ def dpo_by_dusk(work: Path, precision: str) -> Figures:
         pairs = (work / "pairs.jsonl").read_text().count("\n")
         clock.done(pairs, ended[0] - began[0][0], ended[1] - began[0][1])
 
-    align.cached_logs = timed
-    del steps
+    align.reference_logs = timed
     dusk.align(
         work / "model",
         out,

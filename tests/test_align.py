@@ -203,7 +203,7 @@ class TestResume:
         from dusk.train import steps as room
 
         out, calls = tmp_path / "out", iter(range(9))
-        original = room.cached_logs
+        original = room.reference_logs
 
         def killed(*args: Any) -> Any:
             if next(calls) == 0:
@@ -211,7 +211,7 @@ class TestResume:
             return original(*args)
 
         with monkeypatch.context() as patch:
-            patch.setattr(room, "cached_logs", killed)
+            patch.setattr(room, "reference_logs", killed)
             with pytest.raises(Killed):
                 align(base, out, steps=steps, **SETTINGS)
         assert (Path(f"{out}.partial") / "checkpoints-step-1" / "outcome.json").exists()

@@ -80,9 +80,11 @@ class TokenStore:
     def thinned(self, tokens: int) -> "TokenStore":
         """At most about `tokens` of it: every k-th unit, so that all parts of the data are in it."""
         every = -(-self.tokens.size // tokens)
-        if every <= 1:
-            return self
-        chosen = [d for unit in range(0, self.units, every) for d in self.unit_documents(unit)]
+        return self if every <= 1 else self.of_units(range(0, self.units, every))
+
+    def of_units(self, units: Sequence[int]) -> "TokenStore":
+        """A store of these units alone."""
+        chosen = [document for unit in units for document in self.unit_documents(unit)]
         spans = [slice(self.offsets[d], self.offsets[d + 1]) for d in chosen]
         lengths = np.diff(self.offsets)[chosen]
         return TokenStore(

@@ -229,7 +229,12 @@ class AlignStage(TrainingStage):
     model: Model = Field(description="the model to align")
     steps: list[File] = Field(min_length=1, description="preference pairs; one file is one step")
     template: str | None = Field(None, description="chat template: solar, alpaca or chatml")
+    preset: Literal["zephyr-paper", "zephyr-recipe"] | None = Field(
+        None, description="settings of Zephyr, by its paper or its published recipe"
+    )
     beta: Positive | None = Field(None, description="strength of the reference")
+    batch_pairs: int | None = Field(None, ge=1, description="pairs of an update, in place of its tokens")
+    reference_cache: str | None = Field(None, description="folder to keep reference passes in")
     order: Literal["given", "easy-to-hard"] | None = Field(None, description="order of the steps [given]")
 
 

@@ -5,7 +5,7 @@ reference, so each step is held to a better-aligned reference than the one befor
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,14 +33,18 @@ from dusk.train.output import (
     resume_key,
 )
 from dusk.train.prepared import prepared
+from dusk.train.reference import accuracies, reference_logs
 from dusk.train.settings import TrainSettings
-from dusk.train.steps import Outcome, Step, accuracies, cached_logs, run_steps
+from dusk.train.steps import Objective, Outcome, Step, run_steps
 from dusk.train.trainer import Progress
 from dusk.train.vocabulary import load_tokenizer, own_template
 
 Order = Literal["given", "easy-to-hard"]
 
+Preset = Literal["zephyr-paper", "zephyr-recipe"]
+
 DEFAULTS: dict[str, Any] = {
+    "beta": 0.1,
     "learning_rate": 5e-7,
     "schedule": "linear",
     "warmup": 0.1,
@@ -49,6 +53,22 @@ DEFAULTS: dict[str, Any] = {
 }
 """Zephyr's (Tunstall et al. 2023, section 4.4), which sDPO follows; Zephyr trains for one to three epochs."""
 
+PRESETS: dict[str, dict[str, Any]] = {
+    "zephyr-paper": {**DEFAULTS, "epochs": 3, "batch_pairs": 32},
+    "zephyr-recipe": {
+        **DEFAULTS,
+        "beta": 0.01,
+        "schedule": "cosine",
+        "batch_pairs": 128,
+        "sequence_length": 1024,
+        "precision": "bf16",
+    },
+}
+"""Zephyr's two descriptions of one model, which differ. The paper (section 4.4): beta 0.1, linear, batches of 32,
+three epochs for the final model. The published recipe (alignment-handbook, zephyr-7b-beta/dpo/config_full.yaml):
+beta 0.01, cosine, one epoch, 8 pairs a GPU in 2 passes, here for the 8 GPUs of its command, 1024 tokens, bf16. It
+cuts prompts at 512 tokens; here longer pairs are left out whole."""
+
 
 @distributed
 def align(
@@ -56,7 +76,10 @@ def align(
     out: str | Path,
     *,
     steps: Files,
-    beta: float = 0.1,
+    beta: float | None = None,
+    preset: Preset | None = None,
+    batch_pairs: int | None = None,
+    reference_cache: str | Path | None = None,
     order: Order = "given",
     template: str | None = None,
     progress: Progress | None = None,
@@ -67,27 +90,35 @@ def align(
     `order` "easy-to-hard" sorts the steps by the accuracy of the starting model, highest first. The paper sorts
     by reward accuracy and does not say how a model without a reference has a reward; here it is the share of
     pairs with log p(chosen) > log p(rejected). `template` is the one that the model was tuned with, or else
-    SOLAR's. `settings` are those of `TrainSettings`, and hold for each step: `tokens` is per step.
+    SOLAR's. `preset` gives all settings that are not given (`PRESETS`). `batch_pairs`, in place of `batch_tokens`:
+    about so many pairs of mean length make an update. References are kept in `reference_cache` for other runs.
+    `settings` are those of `TrainSettings`, and hold for each step: `tokens` is per step.
 
     Raises:
         InputError: model, data, template or settings that cannot be used, or OUT exists.
         WorkError: the loss is not finite, or the disk refuses.
     """
-    chosen = _checked(steps, beta, order, settings)
+    objective, chosen = _checked(steps, beta, preset, batch_pairs, order, settings)
     files, start = data_files(steps), open_checkpoint(model)
     turns = template_called(template or own_template(start.path))
     inputs = (Source.of(start), *data_sources(files))
-    recorded = chosen.to_json() | {"beta": beta, "order": order, "template": turns.name}
+    recorded = chosen.to_json() | {**objective, "order": order, "template": turns.name}
     with SharedOutput(out, resume_key("align", inputs, recorded)) as output, using_threads(chosen.threads):
         if report := finished_before(output):
             return report
         network = load_model(start.path)
         ready = prepared(network, chosen, layer_map_of(start.path))
         tokenizer = load_tokenizer(start.path, network)
-        made = _steps(files, network, tokenizer, turns, chosen, output.path)
+        common = Objective(
+            objective["beta"],
+            objective["batch_pairs"],
+            Path(reference_cache or output.path / "checkpoints-references"),
+        )
+        read = _Reading(network, inputs[0].digest, tokenizer, turns, chosen)
+        made = [read.step(file, common.cache) for file in files]
         if order == "easy-to-hard":
             made.sort(key=lambda step: step.accuracy, reverse=True)
-        results = _results(made, run_steps(network, made, chosen, beta, output.path, progress, ready.rates))
+        results = _results(made, run_steps(network, made, chosen, common, output.path, progress, ready.rates))
         finish(
             output,
             network,
@@ -103,35 +134,55 @@ def align(
     return TrainReport.of(output.out, results)
 
 
-def _checked(steps: Files, beta: float, order: str, settings: dict[str, Any]) -> TrainSettings:
+def _checked(
+    steps: Files,
+    beta: float | None,
+    preset: str | None,
+    batch_pairs: int | None,
+    order: str,
+    settings: dict[str, Any],
+) -> tuple[dict[str, Any], TrainSettings]:
+    """beta and batch_pairs, and the settings of training; raises SettingError with all faults."""
+    defaults = {**DEFAULTS, **PRESETS.get(preset or "", {})}
+    usual_beta, usual_pairs = defaults.pop("beta"), defaults.pop("batch_pairs", None)
+    by_tokens = settings.get("batch_tokens") is not None
+    objective = {
+        "beta": usual_beta if beta is None else beta,
+        "batch_pairs": batch_pairs or (None if by_tokens else usual_pairs),
+    }
     problems = []
     if not steps:
         problems.append("no --step: give one preference file for each step of sDPO")
-    if not 0 < beta < float("inf"):
+    if preset is not None and preset not in PRESETS:
+        problems.append(f"preset is {preset}, and must be {' or '.join(PRESETS)}")
+    if not 0 < objective["beta"] < float("inf"):
         problems.append(f"beta is {beta}, and must be above 0")
+    if batch_pairs is not None and batch_pairs < 1:
+        problems.append(f"batch_pairs is {batch_pairs}, and must be 1 or more")
+    if batch_pairs is not None and by_tokens:
+        problems.append("batch_pairs and batch_tokens each say the size of an update; give one")
     if order not in ("given", "easy-to-hard"):
         problems.append(f"order is {order}, and must be given or easy-to-hard")
     if problems:
         raise SettingError("the alignment cannot start:", problems=problems)
-    return TrainSettings.of(settings, **DEFAULTS)
+    return objective, TrainSettings.of(settings, **defaults)
 
 
-def _steps(
-    files: Sequence[Path],
-    model: PreTrainedModel,
-    tokenizer: TextTokenizer,
-    turns: Template,
-    settings: TrainSettings,
-    work: Path,
-) -> list[Step]:
-    """The steps in the order of the files, with the accuracy of the model before all steps."""
-    length = context_length(model, settings.sequence_length)
-    stores = [pair_store([file], tokenizer, turns, sequence_length=length) for file in files]
-    found = []
-    for number, (file, (store, counts)) in enumerate(zip(files, stores, strict=True), start=1):
-        logs = cached_logs(work / f"checkpoints-start-{number}.npy", model, store, settings)
-        found.append(Step(file, store, counts.to_json(), logs, *accuracies(logs, store)))
-    return found
+@dataclass(frozen=True)
+class _Reading:
+    """What turns a preference file into a step: the model before all steps judges each."""
+
+    model: PreTrainedModel
+    digest: str
+    tokenizer: TextTokenizer
+    template: Template
+    settings: TrainSettings
+
+    def step(self, file: Path, cache: Path) -> Step:
+        length = context_length(self.model, self.settings.sequence_length)
+        store, counts = pair_store([file], self.tokenizer, self.template, sequence_length=length)
+        logs = reference_logs(cache, self.digest, self.model, store, self.settings)
+        return Step(file, store, counts.to_json(), logs, *accuracies(logs, store))
 
 
 def _results(steps: Sequence[Step], outcomes: Sequence[Outcome]) -> dict[str, Any]:

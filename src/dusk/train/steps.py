@@ -2,28 +2,23 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from dusk.data.packing import TokenStore
-from dusk.solar_pro import skip_weight
+from dusk.data.stores import file_digest
 from dusk.train.distribution import from_main, load_weights, on_main, whole_weights
 from dusk.train.fit import FitReport, fit
-from dusk.train.heldout import document_nats
 from dusk.train.metrics import MetricsFile
-from dusk.train.preference import CHOSEN, PAIR, REJECTED, Preference
+from dusk.train.preference import Preference
+from dusk.train.reference import Logs, reference_logs
 from dusk.train.settings import TrainSettings
 from dusk.train.trainer import Progress
-
-Logs = npt.NDArray[np.float64]
-"""log p in nats of the chosen and the rejected answer of each pair, (pairs, 2)."""
 
 
 @dataclass(frozen=True)
@@ -89,38 +84,20 @@ class Outcome:
         )
 
 
-def accuracies(logs: Logs, store: TokenStore) -> tuple[float, float]:
-    """Shares of pairs whose chosen answer is the likelier, in total and per token."""
-    mean = logs / np.maximum(answers(store.predicted()), 1)
-    return float((logs[:, 0] > logs[:, 1]).mean()), float((mean[:, 0] > mean[:, 1]).mean())
+@dataclass(frozen=True)
+class Objective:
+    """What all steps have in common: beta, about how many pairs make an update, where references are kept."""
 
-
-def answers(figures: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Figures of all documents of a store of pairs as those of the two answers, (pairs, 2)."""
-    return figures.reshape(-1, PAIR)[:, [CHOSEN, REJECTED]]
-
-
-def cached_logs(cache: Path, model: PreTrainedModel, store: TokenStore, settings: TrainSettings) -> Logs:
-    """Log-probabilities under `model` as it is now; computed once, and read from `cache` after a restart."""
-    if from_main(cache.exists):
-        return from_main(lambda: np.load(cache))
-    with skip_weight(model, "training"):  # of Solar Pro, whose weights in evaluation are another function
-        logs = -answers(document_nats(model, store, precision=settings.precision))
-    on_main(lambda: _keep(logs, cache))
-    return logs
-
-
-def _keep(logs: Logs, cache: Path) -> None:
-    writing = cache.with_suffix(".writing.npy")
-    np.save(writing, logs)
-    writing.replace(cache)
+    beta: float
+    batch_pairs: int | None
+    cache: Path
 
 
 def run_steps(
     model: PreTrainedModel,
     steps: Sequence[Step],
     settings: TrainSettings,
-    beta: float,
+    objective: Objective,
     folder: Path,
     progress: Progress | None,
     rates: Mapping[str, float],
@@ -135,14 +112,16 @@ def run_steps(
     for number in range(finished, len(steps)):
         step, work = steps[number], works[number]
         done = sum(outcome.fit.tokens for outcome in outcomes)
-        reference = step.start_logs if number == 0 else work.reference(model, step.store, settings)
+        reference = step.start_logs
+        if number:
+            digest = from_main(lambda: file_digest(works[number - 1].weights))  # noqa: B023
+            reference = reference_logs(objective.cache, digest, model, step.store, settings)
         margin = float((reference[:, 0] - reference[:, 1]).mean())
-        objective = Preference(reference, beta)
         report = fit(
             model,
             step.store,
-            objective,
-            settings,
+            Preference(reference, objective.beta),
+            _sized(settings, step.store, objective.batch_pairs),
             work.folder,
             rates=rates,
             progress=_shifted(progress, done, total),
@@ -153,6 +132,13 @@ def run_steps(
             works[number - 1].forget()
     on_main(lambda: _join_metrics(folder, [work.folder for work in works]))
     return outcomes
+
+
+def _sized(settings: TrainSettings, store: TokenStore, batch_pairs: int | None) -> TrainSettings:
+    """With the tokens that so many pairs of this store have in the mean."""
+    if batch_pairs is None:
+        return settings
+    return replace(settings, batch_tokens=max(1, round(batch_pairs * store.tokens.size / store.units)))
 
 
 class _Work:
@@ -171,9 +157,6 @@ class _Work:
     def outcome(self) -> Outcome:
         found = from_main(lambda: json.loads(self.outcome_file.read_text(encoding="utf-8")))
         return Outcome(FitReport(**found["fit"]), found["reference_margin"])
-
-    def reference(self, model: PreTrainedModel, store: TokenStore, settings: TrainSettings) -> Logs:
-        return cached_logs(self.folder / "reference.npy", model, store, settings)
 
     def load(self, model: PreTrainedModel) -> None:
         load_weights(model, on_main(lambda: load_file(self.weights)) or {})
