@@ -101,7 +101,7 @@ def test_presets(base: Path, tmp_path: Path, preset: str, expected: dict[str, An
     same = {"learning_rate": 5e-7, "warmup": 0.1, "weight_decay": 0.0}
     wanted = {**expected, **same, "batch_pairs": 8}
     assert {name: settings[name] for name in wanted} == wanted
-    assert len(metrics(tmp_path / "out")) == pytest.approx(3 * expected["epochs"], abs=1)
+    assert len(metrics(tmp_path / "out")) == pytest.approx(3 * expected["epochs"], rel=0.35)  # of mean length
 
 
 def test_faults_are_told_at_once(base: Path, tmp_path: Path):

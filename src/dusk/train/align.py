@@ -146,7 +146,7 @@ def _checked(
     defaults = {**DEFAULTS, **PRESETS.get(preset or "", {})}
     usual_beta, usual_pairs = defaults.pop("beta"), defaults.pop("batch_pairs", None)
     by_tokens = settings.get("batch_tokens") is not None
-    objective = {
+    objective: dict[str, Any] = {
         "beta": usual_beta if beta is None else beta,
         "batch_pairs": batch_pairs or (None if by_tokens else usual_pairs),
     }
