@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from bench import merge, scale_base, scale_large, solar_pro, solar_pro_full, start_up, training
+from bench import evaluation, merge, scale_base, scale_large, solar_pro, solar_pro_full, start_up, training
 from bench.machine import described
 
 BENCHES: dict[str, ModuleType] = {
     module.NAME: module
-    for module in (start_up, scale_base, scale_large, merge, training, solar_pro, solar_pro_full)
+    for module in (start_up, scale_base, scale_large, merge, training, solar_pro, solar_pro_full, evaluation)
 }
 
 

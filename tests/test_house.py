@@ -26,6 +26,7 @@ CONTRACT = [
     "align",
     "merge",
     "eval",
+    "judge",
     "data",
     "run",
     "report",

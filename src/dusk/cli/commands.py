@@ -53,6 +53,11 @@ COMMANDS: dict[str, Entry] = {
         "Score models on a suite of tasks.",
         "dusk eval ./base ./merged --suite h6 --out results.json",
     ),
+    "judge": Entry(
+        "dusk.cli.judge:judge",
+        "Have a judge model grade answers over two turns.",
+        "dusk judge ./tuned --questions q.jsonl --judge http://localhost:8000/v1",
+    ),
     "data": Entry(
         "dusk.cli.data:data", "Make training data.", "dusk data documentation ./docs --packages stdlib"
     ),

@@ -14,6 +14,7 @@ from dusk.errors import DataError, DuskError, InputError, SettingError
 from dusk.evaluate.digest import digest_of, model_digest
 from dusk.evaluate.items import EntryItems, ItemStore
 from dusk.evaluate.local_tasks import task_folder, write_local_task
+from dusk.evaluate.naming import Models, name_models
 from dusk.evaluate.results import EvalReport, ModelScores, items_folder, load_report
 from dusk.evaluate.side_by_side import Tell, can_fork, side_by_side
 from dusk.evaluate.suites import Entry, load_suite, nearest
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from dusk.evaluate.model import HarnessModel
 
 Progress = Callable[[float, float, str], None]
-Models = str | Path | Sequence[str | Path] | Mapping[str, str | Path]
 
 
 @dataclass(frozen=True)
@@ -129,30 +129,6 @@ def evaluate(
         report.models = _merged(kept, report.models)
         report.write(target)
     return report
-
-
-def name_models(models: Models) -> dict[str, str | Path]:
-    """Models by the name that they get: the folder's or repository's, longer where two are alike."""
-    if isinstance(models, Mapping):
-        named = dict(models)
-    else:
-        given = [models] if isinstance(models, str | Path) else list(models)
-        paths = [Path(str(model).rstrip("/")) for model in given]
-        if len(set(paths)) < len(paths):
-            twice = sorted({str(path) for path in paths if paths.count(path) > 1})
-            raise SettingError("a model is given twice", problems=twice)
-        named = dict(zip(_shortest_names(paths), given, strict=True))
-    if not named:
-        raise SettingError("there is no model to evaluate", remedy="Name at least one folder or hub id.")
-    return named
-
-
-def _shortest_names(paths: Sequence[Path]) -> list[str]:
-    for parts in range(1, max((len(path.parts) for path in paths), default=1) + 1):
-        names = ["/".join(path.parts[-parts:]) for path in paths]
-        if len(set(names)) == len(names):
-            break
-    return names
 
 
 def _check(limit: int | None, batch_size: int | str | None, jobs: int) -> None:
