@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from dusk.checkpoint import installed_versions, open_checkpoint, resolve
 from dusk.errors import DataError, DuskError, InputError, SettingError
@@ -47,10 +47,11 @@ class _Settings:
     apply_chat_template: bool
     fewshot_seed: int
     add_bos_token: bool | None
+    backend: str | None
 
     def to_json(self) -> dict[str, Any]:
         """Those settings that decide scores."""
-        names = ("limit", "dtype", "apply_chat_template", "fewshot_seed", "add_bos_token")
+        names = ("limit", "dtype", "apply_chat_template", "fewshot_seed", "add_bos_token", "backend")
         return {name: getattr(self, name) for name in names}
 
 
@@ -64,6 +65,7 @@ def evaluate(
     batch_size: int | str | None = None,
     device: str | None = None,
     dtype: str = "auto",
+    backend: Literal["hf", "vllm"] | None = None,
     apply_chat_template: bool = False,
     threads: int | None = None,
     jobs: int = 1,
@@ -82,6 +84,7 @@ def evaluate(
         batch_size: sequences at a time, or "auto"; None suits the device.
         device: "cpu", "cuda", "cuda:1"; None takes the GPU where there is one.
         dtype: "auto" is float32 on a CPU and the checkpoint's elsewhere.
+        backend: "vllm" where vLLM is installed; None is "hf", with prefixes computed once.
         apply_chat_template: ask in the tokenizer's chat template. Off, as on the leaderboard.
         threads: of torch, for this process; None leaves them.
         jobs: models at a time, each in a fork of this process; on a CPU alone.
@@ -93,7 +96,7 @@ def evaluate(
     """
     named = name_models(models)
     chosen = load_suite(suite)
-    _check(limit, batch_size, jobs)
+    _check(limit, batch_size, jobs, backend)
     _, model_module = _engine(threads)
     settings = _Settings(
         limit,
@@ -103,6 +106,7 @@ def evaluate(
         apply_chat_template,
         chosen.fewshot_seed,
         chosen.add_bos_token,
+        None if backend == "hf" else backend,
     )
     versions = installed_versions("lm_eval", "torch", "transformers")
     report = EvalReport(chosen, settings.to_json(), versions)
@@ -131,13 +135,17 @@ def evaluate(
     return report
 
 
-def _check(limit: int | None, batch_size: int | str | None, jobs: int) -> None:
+def _check(limit: int | None, batch_size: int | str | None, jobs: int, backend: str | None) -> None:
     if limit is not None and limit <= 0:
         raise SettingError(
             f"limit {limit}: at least one item is needed", remedy="Leave it out for all items."
         )
     if batch_size not in (None, "auto") and not (isinstance(batch_size, int) and batch_size >= 1):
         raise SettingError(f"batch_size {batch_size}: a number of at least 1, or auto")
+    if backend not in (None, "hf", "vllm"):
+        raise SettingError(f"backend {backend}: there are hf and vllm")
+    if backend == "vllm" and jobs > 1:
+        raise SettingError("backend vllm: takes one model at a time", remedy="Leave --jobs out.")
     if jobs < 1:
         raise SettingError(f"jobs {jobs}: at least one model is evaluated at a time")
 
@@ -256,12 +264,30 @@ def _tell_share(tell: Tell, label: str, items: int, share: float) -> None:
 
 def _load(folder: Path, settings: _Settings) -> "HarnessModel":
     harness, model = _engine(None)
+    if settings.backend == "vllm":
+        return _load_vllm(folder, settings)
     with harness.quiet(offline=True):
         loaded: HarnessModel = model.load_model(
             folder, device=settings.device, dtype=settings.dtype, batch_size=settings.batch_size
         )
         loaded.add_bos_token = settings.add_bos_token
     return loaded
+
+
+def _load_vllm(folder: Path, settings: _Settings) -> "HarnessModel":
+    try:
+        from dusk.evaluate.vllm_model import load_vllm
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"backend vllm: {error.name} is not installed", remedy="pip install vllm, or leave --backend out."
+        ) from error
+    loaded = load_vllm(
+        folder,
+        dtype=settings.dtype,
+        batch_size=settings.batch_size,
+        add_bos_token=settings.add_bos_token,
+    )
+    return cast("HarnessModel", loaded)
 
 
 def _measure(

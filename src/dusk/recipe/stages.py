@@ -256,12 +256,13 @@ class EvaluateStage(StageSettings):
     """Scores of models on a suite of tasks."""
 
     models: list[Model] = Field(min_length=1, description="the models to evaluate")
-    suite: Suite = Field(description="h6, openllm, or a suite file")
-    data: list[File] | None = Field(None, description="folders with the rows of local tasks")
+    suite: Suite = Field(description="h6, h4, openllm, a suite file or a task")
+    data: list[File] | None = Field(None, description="folders to read rows from, in place of the hub")
     limit: int | None = Field(None, ge=1, description="items of each task at most")
     batch_size: int | None = Field(None, ge=1, description="sequences at a time")
     device: str | None = Field(None, description="cpu, cuda or cuda:N")
     dtype: str | None = Field(None, description="type of the arithmetic; auto is float32 on a CPU")
+    backend: Literal["hf", "vllm"] | None = Field(None, description="what runs the model [hf]")
     apply_chat_template: bool | None = Field(None, description="ask in the tokenizer's chat template")
     threads: int | None = Field(None, ge=1, description="processor threads")
     jobs: int | None = Field(None, ge=1, description="models at a time, on a CPU [1]")
