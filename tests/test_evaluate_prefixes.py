@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from dusk.evaluate.branching import Branching, can_branch
 from dusk.evaluate.prefix_tree import Scored, count_tokens, prefix_tree
@@ -130,6 +130,19 @@ def test_batches_shrink_where_memory_runs_out(model_folder, monkeypatch):
     monkeypatch.setattr(model, "forward", lambda *_, **__: (_ for _ in ()).throw(torch.OutOfMemoryError()))
     with pytest.raises(torch.OutOfMemoryError):
         Branching(model, model.device, 100_000).score(scored)
+
+
+def test_padding_never_stands_beyond_the_context():
+    """GPT-2 learns a vector for each position: one beyond the last is an error."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 50, "n_positions": 24, "n_embd": 16, "n_layer": 2, "n_head": 2}
+    model = GPT2LMHeadModel(GPT2Config(**sizes, initializer_range=0.3, bos_token_id=0, eos_token_id=0)).eval()
+    shared, short, long = list(range(12)), list(range(20, 26)), list(range(30, 40))
+    ends = [[*short, *range(begin, begin + 6)] for begin in (0, 40)] + [[*long, 1, 2], [*long, 3]]
+    scored = [Scored([*shared, *end], [1]) for end in ends]  # batched: after 18 tokens six, after 22 two
+    found = Branching(model, model.device, 100_000).score(scored)
+    expected = [_by_hand(model, each)[0] for each in scored]
+    assert [each.log_likelihood for each in found] == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_cache_that_forgets_does_not_branch(model_folder):

@@ -98,11 +98,11 @@ class Branching:
         for row, node in enumerate(nodes):
             ids[row, : len(node.tokens)] = torch.tensor(node.tokens)
             held[row, : len(node.tokens)] = True
-        begins = torch.tensor([[node.begin] for node in nodes])
-        given: dict[str, Any] = {"position_ids": (begins + torch.arange(width)).to(self.device)}
+        given: dict[str, Any] = {}
         held = held.to(self.device)
         deeper = any(node.children for node in nodes)
         if past is not None:
+            given["position_ids"] = _positions(nodes, width).to(self.device)
             parents = torch.tensor([row for row, _ in batch], device=self.device)
             held = torch.cat([past.held[parents], held], dim=1)
             given["past_key_values"] = _rows_of(past.cache, parents)
@@ -155,6 +155,12 @@ class Branching:
 
 def _steps(share: Any) -> range:
     return range(len(share.targets))
+
+
+def _positions(nodes: list[Node], width: int) -> torch.Tensor:
+    """(rows, width): where each token stands in its sequence; padding stands with the last, never beyond it."""
+    steps = torch.arange(width)
+    return torch.stack([node.begin + steps.clamp(max=len(node.tokens) - 1) for node in nodes])
 
 
 def _rows_of(cache: Any, rows: torch.Tensor) -> Any:
