@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +26,17 @@ LARGE = {  # 1.1B-like layers, eight of them: 0.77 GB in bfloat16
     "hidden_act": "silu",
     "tie_word_embeddings": False,
     "torch_dtype": "bfloat16",
+}
+MISTRAL = LARGE | {  # Mistral-7B's shape: 7.24B parameters
+    "architectures": ["MistralForCausalLM"],
+    "model_type": "mistral",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 32000,
+    "max_position_embeddings": 32768,
+    "sliding_window": None,
 }
 
 
@@ -50,9 +62,24 @@ def cleared(out: Path, command: Sequence[str], log: Path) -> Callable[[], Run]:
 
 
 def plain_copies(source: Path, target: Path) -> dict[str, list[str]]:
-    """`cp`, and `cp` until the bytes are on the disk, as dusk's outputs are when it ends."""
-    copy = f"cp {source} {target}"
-    return {"cp": ["cp", str(source), str(target)], "cp, on disk": ["sh", "-c", f"{copy} && sync {target}"]}
+    """`cp` of a file or folder, and `cp` until the bytes are on the disk, as dusk's outputs are when it ends.
+
+    cp copies by copy_file_range where it cannot share blocks; here it is told not to share.
+    """
+    copy = f"cp -r --reflink=never {source} {target}"
+    return {
+        "cp": ["cp", "-r", "--reflink=never", str(source), str(target)],
+        "cp, on disk": ["sh", "-c", f"{copy} && {_synced(target)}"],
+    }
+
+
+def _synced(target: Path) -> str:
+    return f"find {target} -type f -exec sync {{}} +"
+
+
+def on_disk(command: Sequence[str], target: Path) -> list[str]:
+    """The command, and then until the disk has what it wrote."""
+    return ["sh", "-c", f"{shlex.join(command)} && {_synced(target)}"]
 
 
 def mergekit_command(config: Path, out: Path) -> list[str] | None:

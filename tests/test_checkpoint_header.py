@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from dusk.checkpoint import NewTensor, plan_shards, read_header
-from dusk.checkpoint.copies import read_all, runs, write_copies
-from dusk.checkpoint.shards import in_byte_order
+from dusk.checkpoint.copies import read_all, write_copies
+from dusk.checkpoint.runs import in_byte_order, runs
 from dusk.errors import CheckpointError
 
 
@@ -193,42 +193,3 @@ def test_a_depthwise_map_is_a_few_runs(model_folder: Callable[..., Path]) -> Non
     planned = runs(in_byte_order(deeper_tensors(base, LayerMap.depthwise(8))))
     assert len(planned) == 2
     assert planned[0].length == base.total_bytes
-
-
-@pytest.mark.parametrize("missing", [["copy_file_range"], ["copy_file_range", "sendfile"]])
-@pytest.mark.parametrize("how", ["absent", "refusing"])
-def test_copies_without_the_kernels_help(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: list[str], how: str
-) -> None:
-    import errno
-    import os
-
-    from dusk.checkpoint.copies import copy_range
-
-    def refuse(*_: Any, **__: Any) -> int:
-        raise OSError(errno.EXDEV, "Invalid cross-device link")
-
-    for name in missing:
-        if how == "absent":
-            monkeypatch.delattr(os, name)
-        else:
-            monkeypatch.setattr(os, name, refuse)
-    content = os.urandom(3_000_001)
-    (tmp_path / "a").write_bytes(content)
-    with (tmp_path / "a").open("rb") as source, (tmp_path / "b").open("wb", buffering=0) as target:
-        target.write(b"head")
-        steps = list(copy_range(source.fileno(), 1000, 2_500_000, target.fileno()))
-    assert sum(steps) == 2_500_000
-    assert (tmp_path / "b").read_bytes() == b"head" + content[1000:2_501_000]
-
-
-def test_a_source_that_ends_early_is_told(tmp_path: Path) -> None:
-    from dusk.checkpoint.copies import copy_range
-
-    (tmp_path / "a").write_bytes(bytes(10))
-    with (
-        (tmp_path / "a").open("rb") as source,
-        (tmp_path / "b").open("wb") as target,
-        pytest.raises(CheckpointError, match="15 bytes early"),
-    ):
-        list(copy_range(source.fileno(), 5, 20, target.fileno()))

@@ -2,7 +2,7 @@
 
 from dusk.checkpoint.card import read_license, write_card
 from dusk.checkpoint.companions import carry_over
-from dusk.checkpoint.copies import Progress, write_copies
+from dusk.checkpoint.copies import Progress, can_share, write_copies
 from dusk.checkpoint.deepen import deepen_config
 from dusk.checkpoint.expected import expected_tensors, require_fit
 from dusk.checkpoint.folder import Checkpoint, open_checkpoint, read_config
@@ -20,7 +20,8 @@ from dusk.checkpoint.manifest import (
     write_manifest,
 )
 from dusk.checkpoint.output import OutputFolder, refuse_existing
-from dusk.checkpoint.shards import NewTensor, Shard, in_byte_order, plan_shards, write_index
+from dusk.checkpoint.runs import NewTensor, in_byte_order
+from dusk.checkpoint.shards import Shard, plan_shards, write_index
 from dusk.checkpoint.verification import VerifyReport, verify
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "TensorEntry",
     "VerifyReport",
     "ancestry",
+    "can_share",
     "carry_over",
     "deepen_config",
     "expected_tensors",

@@ -1,72 +1,78 @@
-"""Bytes from file to file: tensors that are copied, in runs, in constant memory, in the kernel."""
+"""Bytes from file to file, in runs and in constant memory: shared where the file system can, else copied.
+
+Three ways, each where the one before is not offered:
+1. FICLONERANGE: the file system shares the blocks (XFS, btrfs); whole blocks at equal places in them.
+2. On a disk of this machine: read into a buffer and write past the page cache (O_DIRECT). copy_file_range
+   copies page by page there, for four times the processor's time, and leaves the disk to wait for.
+3. copy_file_range, which a network file system can answer without moving a byte; then plain reads and
+   writes (macOS, Windows, old kernels).
+"""
 
 import errno
+import mmap
 import os
+import struct
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from dusk.checkpoint.header import TensorEntry
-from dusk.checkpoint.shards import NewTensor, Shard, write_index
+from dusk.checkpoint.runs import Run, runs
+from dusk.checkpoint.shards import BLOCK_BYTES, Shard, write_index
+from dusk.checkpoint.threads import in_threads
 from dusk.errors import CheckpointError
 
 Progress = Callable[[int, int], None]
 """Told the bytes done and the bytes in all."""
 
-_STEP_BYTES = 64 << 20  # one call to the kernel; between two calls progress is told and Ctrl-C heard
-_BUFFER_BYTES = 1 << 20
-_NOT_OFFERED = {errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM}
+_BUFFER_BYTES = 4 << 20
+_KERNEL_BYTES = 64 << 20  # one call of copy_file_range; between two of them Ctrl-C is heard
+_PAGE_BYTES = 4096  # what O_DIRECT wants places and lengths to be multiples of
+_FICLONERANGE = 0x4020940D  # linux/fs.h: _IOW(0x94, 13, struct file_clone_range)
+_NOT_OFFERED = {
+    *(errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM, errno.ENOTTY),
+    *(errno.ETXTBSY, errno.EISDIR),
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """A range of bytes that stays together: of `file` from `begin`; `element` over and over without one."""
+class Part:
+    """`length` bytes from `begin` of the open file `source`, for `position` of the target."""
 
-    file: Path | None
+    source: int
     begin: int
+    position: int
     length: int
-    element: bytes = b""
 
-
-def runs(tensors: Sequence[NewTensor]) -> list[Run]:
-    """The ranges to write one after the other, neighbours in the source joined."""
-    joined: list[Run] = []
-    for new in (part for tensor in tensors for part in _parts(tensor)):
-        last = joined[-1] if joined else None
-        alike = last and (last.file, last.element) == (new.file, new.element)
-        if last and alike and (new.file is None or last.begin + last.length == new.begin):
-            joined[-1] = Run(last.file, last.begin, last.length + new.length, last.element)
-        elif new.length:
-            joined.append(new)
-    return joined
-
-
-def _parts(tensor: NewTensor) -> Iterator[Run]:
-    """A tensor's bytes: its source, and constants as far as it is larger (rows of a padded vocabulary)."""
-    source = tensor.source
-    if source:
-        yield Run(source.file, source.begin, source.bytes)
-    yield Run(None, 0, tensor.bytes - (source.bytes if source else 0), tensor.element)
+    def cut(self, first: int, last: int) -> Iterator["Part"]:
+        """What lies between these offsets of the part; nothing where that is empty."""
+        if last > first:
+            yield Part(self.source, self.begin + first, self.position + first, last - first)
 
 
 def write_copies(
     folder: Path, shards: Sequence[Shard], metadata: Mapping[str, str], progress: Progress | None = None
-) -> None:
-    """Writes the shards and their index into `folder`, every tensor copied from its source or constant."""
-    total = sum(tensor.bytes for shard in shards for tensor in shard.tensors)
-    done = 0
-    with ExitStack() as stack:
-        sources: dict[Path, int] = {}
+) -> int:
+    """Writes the shards and their index into `folder`, every tensor copied from its source or constant.
+
+    Returns how many bytes the file system shares with the sources.
+    """
+    told = _Told(sum(shard.data_bytes for shard in shards), progress)
+    shared = 0
+    with Sources() as sources:
         for shard in shards:
-            with (folder / shard.file_name).open("wb", buffering=0) as target:
-                target.write(shard.header(metadata))
-                for run in runs(shard.tensors):
-                    for step in _write_run(run, sources, stack, target.fileno()):
-                        done += step
-                        if progress:
-                            progress(done, total)
+            with Target(folder / shard.file_name) as target:
+                parts = target.begin(shard, metadata, sources, told)
+                rest = [piece for part in parts for piece in target.share(part)]
+                copied = sum(piece.length for piece in rest)
+                shared += sum(part.length for part in parts) - copied
+                told.add(sum(part.length for part in parts) - copied)
+                target.copy(rest, told)
     write_index(folder, shards)
+    return shared
 
 
 def read_all(entry: TensorEntry) -> bytes:
@@ -76,68 +82,224 @@ def read_all(entry: TensorEntry) -> bytes:
         return stream.read(entry.bytes)
 
 
-def _write_run(run: Run, sources: dict[Path, int], stack: ExitStack, target: int) -> Iterator[int]:
-    if run.file is None:
-        yield from _write_constant(target, run.length, run.element)
-        return
-    if run.file not in sources:
-        sources[run.file] = os.open(run.file, os.O_RDONLY)
-        stack.callback(os.close, sources[run.file])
-    yield from copy_range(sources[run.file], run.begin, run.length, target)
+class Sources:
+    """The files that are read, each opened once."""
+
+    def __init__(self) -> None:
+        self._opened: dict[Path, int] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for handle in self._opened.values():
+            os.close(handle)
+
+    def __getitem__(self, file: Path) -> int:
+        if file not in self._opened:
+            self._opened[file] = os.open(file, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        return self._opened[file]
 
 
-def copy_range(source: int, begin: int, length: int, target: int) -> Iterator[int]:
-    """Copies a range of one open file to the position of another; yields the bytes of each step.
+class Target:
+    """A file that is being written: shared, past the page cache, or as the system can."""
 
-    copy_file_range lets the file system share or copy the blocks; where it is not offered, sendfile
-    copies in the kernel; where that is not either, the bytes pass through a buffer.
+    def __init__(self, file: Path) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
+        self.handle = os.open(file, flags, 0o666)
+        self.direct = _open_direct(file, self.handle)
+        self._kernel_copies = self.direct is None and hasattr(os, "copy_file_range")
 
-    Raises `CheckpointError` when the source ends early: somebody has cut it since its header was read.
-    """
-    ways = [getattr(os, "copy_file_range", None) and _by_copy_file_range, _by_sendfile, _by_buffer]
-    way = 0
-    position, end = begin, begin + length
-    while position < end:
-        copy = ways[way]
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self.handle)
+        if self.direct is not None:
+            os.close(self.direct)
+
+    def begin(self, shard: Shard, metadata: Mapping[str, str], sources: Sources, told: "_Told") -> list[Part]:
+        """Writes the header and the constants and gives the file its length.
+
+        Zeros are written by nobody: the file has holes there, which take no room.
+        """
+        header = shard.header(metadata)
+        write_at(self.handle, header, 0)
+        os.truncate(self.handle, len(header) + shard.data_bytes)
+        parts, position = [], len(header)
+        for run in runs(shard.tensors):
+            if run.file is None:
+                self._fill(run, position)
+                told.add(run.length)
+            else:
+                parts.append(Part(sources[run.file], run.begin, position, run.length))
+            position += run.length
+        return parts
+
+    def _fill(self, run: Run, position: int) -> None:
+        if not any(run.element):
+            return
+        constants = run.element * (_BUFFER_BYTES // len(run.element))
+        for begin in range(0, run.length, len(constants)):
+            write_at(self.handle, constants[: run.length - begin], position + begin)
+
+    def share(self, part: Part) -> Iterator[Part]:
+        """Shares the part's whole blocks; what is left to copy."""
+        first = -part.begin % BLOCK_BYTES
+        last = part.length - (part.begin + part.length) % BLOCK_BYTES
+        apart = (part.begin - part.position) % BLOCK_BYTES
+        if apart or last <= first or not share_range(self.handle, next(part.cut(first, last))):
+            yield part
+            return
+        yield from part.cut(0, first)
+        yield from part.cut(last, part.length)
+
+    def copy(self, parts: Sequence[Part], told: "_Told") -> None:
+        """Copies the parts, several pieces at a time."""
+
+        def work(pieces: Iterator[Part]) -> None:
+            with mmap.mmap(-1, _BUFFER_BYTES) as buffer, memoryview(buffer) as view:
+                for piece in pieces:
+                    self._copy_piece(piece, view)
+                    told.add(piece.length)
+
+        step = _KERNEL_BYTES if self._kernel_copies else _BUFFER_BYTES
+        in_threads(work, [piece for part in parts for piece in _pieces(part, step)])
+
+    def _copy_piece(self, piece: Part, buffer: memoryview) -> None:
+        done = self._by_kernel(piece) if self._kernel_copies else 0
+        while done < piece.length:
+            length = min(len(buffer), piece.length - done)
+            (step,) = piece.cut(done, done + length)
+            with buffer[:length] as content:
+                read_at(step.source, content, step.begin)
+                self._write(content, step.position)
+            done += length
+
+    def _write(self, content: memoryview, position: int) -> None:
+        if self.direct is not None and position % _PAGE_BYTES == len(content) % _PAGE_BYTES == 0:
+            try:
+                write_at(self.direct, content, position)
+                return
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # a device with larger sectors
+                    raise
+        write_at(self.handle, content, position)
+
+    def _by_kernel(self, piece: Part) -> int:
+        """How much of the piece copy_file_range copied; nothing where it is not offered."""
+        done = 0
         try:
-            step = copy(source, position, min(end - position, _STEP_BYTES), target) if copy else None
+            while done < piece.length:
+                step = os.copy_file_range(
+                    piece.source, self.handle, piece.length - done, piece.begin + done, piece.position + done
+                )
+                if step == 0:
+                    break
+                done += step
         except OSError as error:
-            if copy is _by_buffer or error.errno not in _NOT_OFFERED:
+            if error.errno not in _NOT_OFFERED:
                 raise
-            step = None
-        if step is None:
-            way += 1
-            continue
+            self._kernel_copies = False
+        return done
+
+
+class _Told:
+    """The bytes done, told to whoever wants to know."""
+
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self._done, self._total, self._progress = 0, total, progress
+        self._lock = threading.Lock()
+
+    def add(self, count: int) -> None:
+        """So many bytes more are done."""
+        with self._lock:
+            self._done += count
+            if self._progress and count:
+                self._progress(self._done, self._total)
+
+
+def share_range(target: int, part: Part) -> bool:
+    """Lets the target share these blocks of the source; whether the file system does that."""
+    try:
+        import fcntl  # not on Windows
+    except ImportError:
+        return False
+    request = struct.pack("qQQQ", part.source, part.begin, part.length, part.position)
+    try:
+        fcntl.ioctl(target, _FICLONERANGE, request)
+    except OSError as error:
+        if error.errno not in _NOT_OFFERED:
+            raise
+        return False
+    return True
+
+
+def can_share(source: Path, folder: Path) -> bool:
+    """Whether files in `folder` can share the blocks of `source`; tried with one block."""
+    trial = folder / "trial-of-sharing"
+    try:
+        with Sources() as sources, Target(trial) as target:
+            if source.stat().st_size < BLOCK_BYTES:
+                return False
+            return share_range(target.handle, Part(sources[source], 0, 0, BLOCK_BYTES))
+    finally:
+        trial.unlink(missing_ok=True)
+
+
+def read_at(source: int, buffer: memoryview, position: int) -> None:
+    """Fills the buffer from this place of the file; raises `CheckpointError` when the file ends before."""
+    done = 0
+    while done < len(buffer):
+        step = _read_some(source, buffer[done:], position + done)
         if step == 0:
-            raise CheckpointError(f"A weight file ended {end - position} bytes early while it was copied.")
-        position += step
-        yield step
+            raise CheckpointError(f"A weight file ended {len(buffer) - done} bytes early while it was read.")
+        done += step
 
 
-def _by_copy_file_range(source: int, position: int, length: int, target: int) -> int:
-    return os.copy_file_range(source, target, length, offset_src=position)
+def write_at(target: int, content: bytes | memoryview, position: int) -> None:
+    """Writes all of the content at this place of the file."""
+    view = memoryview(content)
+    done = 0
+    while done < len(view):
+        done += _write_some(target, view[done:], position + done)
 
 
-def _by_sendfile(source: int, position: int, length: int, target: int) -> int | None:
-    return os.sendfile(target, source, position, length) if hasattr(os, "sendfile") else None
+def _read_some(source: int, buffer: memoryview, position: int) -> int:
+    if hasattr(os, "preadv"):
+        return os.preadv(source, [buffer], position)
+    os.lseek(source, position, os.SEEK_SET)  # Windows: one thread, see `in_threads`
+    content = os.read(source, len(buffer))
+    buffer[: len(content)] = content
+    return len(content)
 
 
-def _by_buffer(source: int, position: int, length: int, target: int) -> int:
-    os.lseek(source, position, os.SEEK_SET)
-    data = os.read(source, min(length, _BUFFER_BYTES))
-    _write_all(target, data)
-    return len(data)
+def _write_some(target: int, content: memoryview, position: int) -> int:
+    if hasattr(os, "pwrite"):
+        return os.pwrite(target, content, position)
+    os.lseek(target, position, os.SEEK_SET)
+    return os.write(target, content)
 
 
-def _write_constant(target: int, length: int, element: bytes) -> Iterator[int]:
-    buffer = element * (min(length, _BUFFER_BYTES) // len(element))
-    for position in range(0, length, _BUFFER_BYTES):
-        step = min(_BUFFER_BYTES, length - position)
-        _write_all(target, buffer[:step])
-        yield step
+def _open_direct(file: Path, handle: int) -> int | None:
+    """The file opened past the page cache, where it lies on a disk of this machine."""
+    if not hasattr(os, "O_DIRECT") or os.major(os.fstat(handle).st_dev) == 0:
+        return None  # no block device: a network, memory or stacked file system
+    try:
+        return os.open(file, os.O_WRONLY | os.O_DIRECT)
+    except OSError:
+        return None
 
 
-def _write_all(target: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(target, view) :]
+def _pieces(part: Part, step: int) -> Iterator[Part]:
+    """The part in pieces, of whole pages where it can be."""
+    first = min(-part.position % _PAGE_BYTES, part.length)
+    last = part.length - min((part.position + part.length) % _PAGE_BYTES, part.length - first)
+    yield from part.cut(0, first)
+    for begin in range(first, last, step):
+        yield from part.cut(begin, min(begin + step, last))
+    yield from part.cut(last, part.length)

@@ -1,38 +1,20 @@
 """Safetensors files to write: which tensor goes into which file, headers, the index over them."""
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
 from dusk.checkpoint.folder import INDEX_FILE, WEIGHTS_FILE
-from dusk.checkpoint.header import DTYPE_BITS, LENGTH_BYTES, TensorEntry
+from dusk.checkpoint.header import DTYPE_BITS, LENGTH_BYTES
 from dusk.checkpoint.manifest import write_json
+from dusk.checkpoint.runs import NewTensor, Run, parts_of, runs
 
 SHARD_LIMIT_BYTES = 5_000_000_000
+OWN_FILE_BYTES = 16 << 20  # a run of this length begins a file; what shorter ones cost is not felt
+BLOCK_BYTES = 64 << 10  # a file system shares whole blocks; those of XFS and btrfs are at most so large
 _ALIGNMENT_BYTES = 8
-
-
-@dataclass(frozen=True, slots=True)
-class NewTensor:
-    """A tensor of the output; `source` holds its bytes, None where they are constant or computed.
-
-    `element` is then what each element of a constant tensor holds, in the bytes of its type. A source may be
-    shorter than the tensor: the rest is constant.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    source: TensorEntry | None
-    element: bytes = b"\0"
-
-    @property
-    def bytes(self) -> int:
-        """The tensor's size in bytes."""
-        return prod(self.shape) * DTYPE_BITS[self.dtype] // 8
 
 
 @dataclass(frozen=True)
@@ -42,8 +24,17 @@ class Shard:
     file_name: str
     tensors: tuple[NewTensor, ...]
 
+    @property
+    def data_bytes(self) -> int:
+        """The size of its tensors in bytes."""
+        return sum(tensor.bytes for tensor in self.tensors)
+
     def header(self, metadata: Mapping[str, str]) -> bytes:
-        """The length and the JSON text, padded with spaces so that the data begin aligned."""
+        """The length and the JSON text, padded with spaces so that the data begin aligned.
+
+        Where the file begins with a long run, its bytes get the place within a block that they have in
+        the source: a file system shares blocks only so.
+        """
         fields: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
         position = 0
         for tensor in self.tensors:
@@ -54,13 +45,18 @@ class Shard:
             }
             position += tensor.bytes
         text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
-        text += b" " * (-len(text) % _ALIGNMENT_BYTES)
+        place, period = _data_place(self.tensors)
+        text += b" " * ((place - LENGTH_BYTES - len(text)) % period)
         return len(text).to_bytes(LENGTH_BYTES, "little") + text
 
 
 def plan_shards(tensors: Sequence[NewTensor], limit_bytes: int = SHARD_LIMIT_BYTES) -> list[Shard]:
-    """The tensors in their order, cut into files of at most `limit_bytes` or one tensor each."""
-    groups = list(_groups(tensors, limit_bytes))
+    """The tensors in their order, cut into files of at most `limit_bytes` or one tensor each.
+
+    A long run begins a file of its own, so that the header can align it; short ones follow what is there.
+    The files are the same on every file system.
+    """
+    groups = [_aligned(group) for group in _groups(tensors, limit_bytes)]
     if len(groups) == 1:
         return [Shard(WEIGHTS_FILE, tuple(groups[0]))]
     return [
@@ -82,29 +78,45 @@ def write_index(folder: Path, shards: Sequence[Shard]) -> None:
     write_json(folder / INDEX_FILE, {"metadata": totals, "weight_map": weight_map})
 
 
-def in_byte_order(tensors: Iterable[NewTensor]) -> list[NewTensor]:
-    """The order that copies the longest runs of bytes and keeps every tensor aligned to its type.
+def _data_place(tensors: Sequence[NewTensor]) -> tuple[int, int]:
+    """Where the data of a file begin, modulo what."""
+    first = next(iter(runs(tensors)), None)
+    if first is None or first.file is None or first.length < OWN_FILE_BYTES:
+        return 0, _ALIGNMENT_BYTES
+    return first.begin % BLOCK_BYTES, BLOCK_BYTES
 
-    All first uses of the source's tensors in the source's order, then all second uses, and so on: a
-    depthwise map uses every layer, so that its first pass is the source files from end to end.
-    """
-    uses: Counter[TensorEntry | None] = Counter()
-    keyed = []
-    for tensor in tensors:
-        source = tensor.source
-        place = (False, source.file.name, source.begin) if source else (True, "", 0)
-        keyed.append(((-DTYPE_BITS[tensor.dtype], uses[source] if source else 0, *place), tensor))
-        uses[source] += 1
-    return [tensor for _, tensor in sorted(keyed, key=lambda pair: pair[0])]
+
+def _run_lengths(tensors: Sequence[NewTensor]) -> Iterator[int]:
+    """For each tensor the length of the run that it begins, 0 where it continues one."""
+    begun = 0
+    lengths = [0] * len(tensors)
+    last: Run | None = None
+    for number, tensor in enumerate(tensors):
+        parts = parts_of(tensor)
+        if last is None or not parts or not last.joins(parts[0]):
+            begun = number
+        lengths[begun] += parts[0].length if parts else 0
+        last = parts[-1] if parts else None
+    yield from lengths
 
 
 def _groups(tensors: Sequence[NewTensor], limit_bytes: int) -> Iterator[list[NewTensor]]:
     group: list[NewTensor] = []
     size = 0
-    for tensor in tensors:
-        if group and size + tensor.bytes > limit_bytes:
+    for tensor, run_length in zip(tensors, _run_lengths(tensors), strict=True):
+        if group and (size + tensor.bytes > limit_bytes or run_length >= OWN_FILE_BYTES):
             yield group
             group, size = [], 0
         group.append(tensor)
         size += tensor.bytes
     yield group
+
+
+def _aligned(tensors: list[NewTensor]) -> list[NewTensor]:
+    """The same tensors; wider types first where a tensor would not be aligned to its type otherwise."""
+    position = _data_place(tensors)[0]
+    for tensor in tensors:
+        if position * 8 % max(DTYPE_BITS[tensor.dtype], 8):
+            return sorted(tensors, key=lambda one: -DTYPE_BITS[one.dtype])
+        position += tensor.bytes
+    return tensors

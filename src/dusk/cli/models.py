@@ -16,11 +16,14 @@ def _show_scale(report: "ScaleReport") -> None:
     for warning in report.warnings:
         click.echo(f"Warning: {warning}", err=True)
     layer_map = report.layer_map
+    size = byte_size(report.tensor_bytes)
+    if report.shared_bytes:
+        size += f", {byte_size(report.shared_bytes)} of it shared with the base"
     facts(
         {
             "layers": f"{layer_map.base_layers} -> {len(layer_map)}  ({layer_map.spec()})",
             "parameters": f"{amount(report.base_parameters)} -> {amount(report.parameters)}",
-            "size": f"{byte_size(report.tensor_bytes)}, {byte_size(report.disk_left_bytes)} left on the disk",
+            "size": f"{size}, {byte_size(report.disk_left_bytes)} left on the disk",
             "written" if not report.dry_run else "would write": f"{report.out} in {duration(report.seconds)}",
         }
     )

@@ -18,6 +18,7 @@ from dusk.checkpoint import (
     Shard,
     Source,
     ancestry,
+    can_share,
     carry_over,
     deepen_config,
     in_byte_order,
@@ -41,13 +42,17 @@ CONFIG_FILE = "config.json"
 
 @dataclass(frozen=True)
 class ScaleReport:
-    """What was made, or with `dry_run` would be made. `warnings` call for attention, `notes` inform."""
+    """What was made, or with `dry_run` would be made. `warnings` call for attention, `notes` inform.
+
+    `shared_bytes` of the tensors take no room: the file system shares them with the base.
+    """
 
     out: Path
     layer_map: LayerMap
     base_parameters: int
     parameters: int
     tensor_bytes: int
+    shared_bytes: int
     files: tuple[str, ...]
     disk_left_bytes: int
     dry_run: bool
@@ -111,9 +116,8 @@ def scale(
     settings = {"drop": drop, "to": to, "params": params, "layers": layer_map.spec(), "fresh": fresh}
     settings |= form.to_json()
     plan = _Plan(opened, form, layer_map, config, shards, settings, begin)
-    if not dry_run:
-        _write(plan, Path(out), progress)
-    return plan.report(Path(out), dry_run, (*seen, *notes, *changed, *formed))
+    shared_bytes = 0 if dry_run else _write(plan, Path(out), progress)
+    return plan.report(Path(out), dry_run, shared_bytes, (*seen, *notes, *changed, *formed))
 
 
 def deeper_tensors(base: Checkpoint, layer_map: LayerMap) -> list[NewTensor]:
@@ -152,13 +156,13 @@ class _Plan:
 
     @property
     def tensor_bytes(self) -> int:
-        return sum(tensor.bytes for shard in self.shards for tensor in shard.tensors)
+        return sum(shard.data_bytes for shard in self.shards)
 
     @property
     def parameters(self) -> int:
         return sum(prod(tensor.shape) for shard in self.shards for tensor in shard.tensors)
 
-    def manifest(self) -> Manifest:
+    def manifest(self, shared_bytes: int) -> Manifest:
         """The manifest of the result."""
         return Manifest(
             command="scale",
@@ -169,12 +173,13 @@ class _Plan:
                 "layers": len(self.layer_map),
                 "parameters": self.parameters,
                 "bytes": self.tensor_bytes,
+                "shared_bytes": shared_bytes,
                 "seconds": round(time.perf_counter() - self.begin, 3),
             },
             lineage=ancestry(self.base.path),
         )
 
-    def report(self, out: Path, dry_run: bool, notes: tuple[str, ...]) -> ScaleReport:
+    def report(self, out: Path, dry_run: bool, shared_bytes: int, notes: tuple[str, ...]) -> ScaleReport:
         """What the caller is told."""
         free = shutil.disk_usage(_existing(out.absolute())).free
         short = dry_run and free < self.tensor_bytes
@@ -184,6 +189,7 @@ class _Plan:
             base_parameters=self.base.parameters,
             parameters=self.parameters,
             tensor_bytes=self.tensor_bytes,
+            shared_bytes=shared_bytes,
             files=tuple(shard.file_name for shard in self.shards),
             disk_left_bytes=free,
             dry_run=dry_run,
@@ -193,16 +199,19 @@ class _Plan:
         )
 
 
-def _write(plan: _Plan, out: Path, progress: Progress | None) -> None:
+def _write(plan: _Plan, out: Path, progress: Progress | None) -> int:
+    """Writes the folder; how many bytes the file system shares with the base."""
     with OutputFolder(out) as folder:
-        folder.require_space(plan.tensor_bytes)
-        write_copies(folder.path, plan.shards, plan.base.headers[0].metadata, progress)
+        if not all(can_share(header.file, folder.path) for header in plan.base.headers):
+            folder.require_space(plan.tensor_bytes)
+        shared_bytes = write_copies(folder.path, plan.shards, plan.base.headers[0].metadata, progress)
         write_json(folder.path / CONFIG_FILE, plan.config)
         carry_over(plan.base.path, folder.path)
         plan.form.finish(folder.path)
-        write_manifest(folder.path, plan.manifest())
+        write_manifest(folder.path, plan.manifest(shared_bytes))
         write_card(folder.path)
         folder.commit()
+    return shared_bytes
 
 
 def _existing(path: Path) -> Path:
