@@ -30,15 +30,16 @@ def write_model(
     parts = {"mlp.w": ("BF16", [40, 1000]), "norm": (kind, [101])}
     every = {f"model.layers.{n}.{part}": spec for n in range(layers) for part, spec in parts.items()}
     every = {"embed": ("BF16", [77, 11]), **every, "norm": ("BF16", [1001])}
-    header, content = {}, b""
+    header, content, end = {}, [], 0
     for name in names(list(every)):
         dtype, shape = every[name]
         size = width[dtype] * shape[0] * (shape[1] if len(shape) > 1 else 1)
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(content), len(content) + size]}
-        content += os.urandom(size)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + size]}
+        content.append(os.urandom(size))
+        end += size
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + content)
+    (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + b"".join(content))
     (folder / "config.json").write_text(json.dumps({"model_type": "own", "num_hidden_layers": layers}))
     return folder
 

@@ -162,10 +162,10 @@ class Target:
         """Copies the parts, several pieces at a time."""
 
         def work(pieces: Iterator[Part]) -> None:
-            with mmap.mmap(-1, _BUFFER_BYTES) as buffer, memoryview(buffer) as view:
-                for piece in pieces:
-                    self._copy_piece(piece, view)
-                    told.add(piece.length)
+            buffer = memoryview(mmap.mmap(-1, _BUFFER_BYTES))  # of whole pages, as O_DIRECT wants it
+            for piece in pieces:
+                self._copy_piece(piece, buffer)
+                told.add(piece.length)
 
         step = _KERNEL_BYTES if self._kernel_copies else _BUFFER_BYTES
         in_threads(work, [piece for part in parts for piece in _pieces(part, step)])
