@@ -11,12 +11,34 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from bench import evaluation, merge, scale_base, scale_large, solar_pro, solar_pro_full, start_up, training
+from bench import (
+    evaluation,
+    merge,
+    scale_base,
+    scale_large,
+    scale_mistral,
+    scale_shared,
+    solar_pro,
+    solar_pro_full,
+    start_up,
+    training,
+)
 from bench.machine import described
 
 BENCHES: dict[str, ModuleType] = {
     module.NAME: module
-    for module in (start_up, scale_base, scale_large, merge, training, solar_pro, solar_pro_full, evaluation)
+    for module in (
+        start_up,
+        scale_base,
+        scale_large,
+        scale_mistral,
+        scale_shared,
+        merge,
+        training,
+        solar_pro,
+        solar_pro_full,
+        evaluation,
+    )
 }
 
 
