@@ -149,7 +149,11 @@ FAKES = {
 }
 
 if __name__ == "__main__":
+    from dusk.errors import StoppedError
     from dusk.recipe import run
 
     KINDS.update(FAKES)
-    run(sys.argv[1], sys.argv[2], jobs=2)
+    try:
+        run(sys.argv[1], sys.argv[2], jobs=2)
+    except StoppedError as stopped:
+        sys.exit(stopped.exit_code)

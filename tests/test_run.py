@@ -253,7 +253,7 @@ def test_stages_end_with_the_run(tmp_path, how):
         time.sleep(0.02)
     assert not any(alive(pid) for pid in pids)
     if how == signal.SIGTERM:
-        assert process.returncode == 143
+        assert process.returncode == 75
 
 
 SEEDED = {

@@ -3,6 +3,7 @@
 Nothing heavy is imported here: `dusk --help` knows the commands by name alone.
 """
 
+import contextlib
 import difflib
 import importlib
 import os
@@ -89,8 +90,15 @@ def _show_version(ctx: click.Context) -> None:
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0 done, 1 the work failed, 2 the input was wrong, 130 interrupted."""
-    sys.exit(_status(args))
+    """Run the command line and exit.
+
+    0 done, 1 the work failed, 2 the input was wrong, 75 stopped by SIGTERM or SIGUSR1 and saved, 130 interrupted.
+    """
+    with contextlib.ExitStack() as stack:
+        if os.environ.get("RANK", "0") != "0":  # torchrun: the first process speaks for all
+            stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))  # noqa: PTH123
+        status = _status(args)
+    sys.exit(status)
 
 
 def _status(args: Sequence[str] | None) -> int:
@@ -104,13 +112,18 @@ def _status(args: Sequence[str] | None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return _say("interrupted; the same command continues.", 130)
     except DuskError as error:
-        return _say(str(error), error.exit_code)
+        return error.exit_code if _told_elsewhere(error) else _say(str(error), error.exit_code)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _say(f"{where}{error.strerror or error}.", 1)
     except Exception as error:
-        return _unexpected(error)
+        return 1 if _told_elsewhere(error) else _unexpected(error)
     return status if isinstance(status, int) else 0
+
+
+def _told_elsewhere(error: Exception) -> bool:
+    """Whether another process of the same training (torchrun) has said what went wrong."""
+    return getattr(error, "told_elsewhere", False)
 
 
 def _unexpected(error: Exception) -> int:

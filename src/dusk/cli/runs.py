@@ -31,6 +31,9 @@ def run(
     from dusk.recipe import load_recipe
 
     done = _run(load_recipe(recipe, seed=seed), out, jobs, reuse)
+    if done.node:
+        click.echo(f"node {done.node}: node 0 has ended its run")
+        return
     path = _report(done.out)
     if as_json:
         show_json({**done.to_json(), "report": str(path)})

@@ -21,7 +21,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dusk.recipe.work import die_with_parent, work
+from dusk.recipe.stopped import die_with_parent
+from dusk.recipe.work import work
 
 _POLL_SECONDS = 0.05
 

@@ -26,6 +26,7 @@ class Kind:
             that is left to it from attempt to attempt.
         unit: what its progress counts, where the function does not say; the function's third word is then a
             message.
+        ranks: whether it can be done in several processes, one a GPU.
         torch: whether it needs torch, and so waits for the process that has imported it.
         revision: raised when the same settings come to give another result, so that finished stages of
             older runs are done again.
@@ -37,6 +38,7 @@ class Kind:
     summary: str
     out: Literal["whole", "folder"] | str = "whole"
     unit: str = ""
+    ranks: bool = False
     torch: bool = False
     revision: int = 1
 
@@ -110,10 +112,15 @@ KINDS: dict[str, Kind] = {
         ),
         Kind("scale", stages.ScaleStage, "dusk.scale:scale", "depth up-scaling", unit="bytes"),
         Kind(
-            "pretrain", stages.PretrainStage, "dusk.train.pretrain:pretrain", "more pretraining", torch=True
+            "pretrain",
+            stages.PretrainStage,
+            "dusk.train.pretrain:pretrain",
+            "more pretraining",
+            ranks=True,
+            torch=True,
         ),
-        Kind("sft", stages.SftStage, "dusk.train.sft:sft", "instruction tuning", torch=True),
-        Kind("align", stages.AlignStage, "dusk.train.align:align", "stepwise DPO", torch=True),
+        Kind("sft", stages.SftStage, "dusk.train.sft:sft", "instruction tuning", ranks=True, torch=True),
+        Kind("align", stages.AlignStage, "dusk.train.align:align", "stepwise DPO", ranks=True, torch=True),
         Kind("merge", stages.MergeStage, "dusk.merge:merge", "merging of weights", unit="bytes"),
         Kind(
             "evaluate",

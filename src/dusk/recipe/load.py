@@ -15,7 +15,7 @@ from dusk.recipe.recipe import Recipe, derived_seed, stage_of
 from dusk.recipe.settings import StageSettings
 from dusk.recipe.stages import ModelStage
 
-_TOP = ("name", "description", "seed", "threads", "defaults", "stages")
+_TOP = ("name", "description", "seed", "threads", "gpus", "nodes", "defaults", "stages")
 _RESERVED = {"state"}
 
 
@@ -96,7 +96,7 @@ class _Reading:
         self.names = [str(name) for name in raw]
         stages = {str(name): self._stage(str(name), stage, defaults, seed) for name, stage in raw.items()}
         whole = {name: stage for name, stage in stages.items() if stage is not None}
-        head = {key: content[key] for key in ("name", "description", "seed", "threads") if key in content}
+        head = {key: content[key] for key in _TOP[:-2] if key in content}
         try:
             recipe = Recipe.model_validate({**head, "stages": whole or {"none": StageSettings(kind="none")}})
         except ValidationError as error:

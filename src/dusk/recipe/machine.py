@@ -15,6 +15,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def gpus() -> int:
+    """The GPUs that this process may use, found without torch: NVIDIA's and AMD's devices, or those allowed."""
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is not None:
+        return len([name for name in allowed.split(",") if name.strip() not in ("", "-1")])
+    found = [path for path in Path("/dev").glob("nvidia[0-9]*") if path.name.removeprefix("nvidia").isdigit()]
+    return len(found) or len(list(Path("/dev/dri").glob("renderD*")) if Path("/dev/kfd").exists() else [])
+
+
 def machine() -> dict[str, Any]:
     """Processor, cores that may be used, memory, platform and Python; what cannot be told is left out."""
     facts = {

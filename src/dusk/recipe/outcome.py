@@ -58,7 +58,7 @@ class StageReport:
 
 @dataclass
 class RunReport:
-    """A run: where it lies, what it took, and every stage of it."""
+    """A run: where it lies, what it took, and every stage of it; `node` is not 0 where it only lent its GPUs."""
 
     out: Path
     name: str
@@ -67,6 +67,7 @@ class RunReport:
     threads: int
     seconds: float
     stages: list[StageReport]
+    node: int = 0
 
     def stage(self, name: str) -> StageReport:
         """The stage of that name."""

@@ -22,6 +22,8 @@ class Recipe(BaseModel):
         description: a line for people.
         seed: what the seeds of the stages are derived from.
         threads: processor threads a stage; as many as the cores allow where it is None.
+        gpus: processes that a training stage runs in on each machine, one a GPU; one where it is None.
+        nodes: machines that training stages run on, each with `gpus`; one where it is None.
         stages: the stages by name; each one uses earlier ones only.
     """
 
@@ -31,7 +33,14 @@ class Recipe(BaseModel):
     description: str = ""
     seed: int = Field(0, ge=0, lt=2**31)
     threads: int | None = Field(None, ge=1)
+    gpus: int | None = Field(None, ge=1)
+    nodes: int | None = Field(None, ge=1)
     stages: Mapping[Name, SerializeAsAny[StageSettings]] = Field(min_length=1)
+
+    @property
+    def ranks(self) -> int:
+        """Processes of a training stage, on all machines."""
+        return (self.gpus or 1) * (self.nodes or 1)
 
     def uses(self, name: str) -> tuple[str, ...]:
         """The stages whose output the stage `name` starts from, in the order in which it names them."""

@@ -10,23 +10,26 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from dusk import errors
-from dusk.errors import DuskError, WorkError
+from dusk.errors import DuskError, StoppedError, WorkError
 from dusk.recipe.fingerprint import fingerprints
 from dusk.recipe.folder import RunFolder
 from dusk.recipe.forkserver import ForkServer
 from dusk.recipe.kinds import KINDS
 from dusk.recipe.load import load_recipe
-from dusk.recipe.machine import cores
+from dusk.recipe.machine import cores, gpus
+from dusk.recipe.nodes import Leader, follow, this_node
 from dusk.recipe.outcome import Progress, RunReport, StageEvent, StageReport
+from dusk.recipe.ranks import Ranks, free_meeting
 from dusk.recipe.recipe import Recipe
 
 _STOP_SECONDS = 5.0
+_SAVE_SECONDS = 900.0  # for the checkpoint of training that a scheduler stops; it has a limit of its own
 
 
 def run(
@@ -54,23 +57,36 @@ def run(
     Raises:
         RecipeError: the recipe is wrong; nothing was begun.
         OutputError: another run works in the folder.
+        StoppedError: SIGTERM or SIGUSR1 came; what was done is saved.
         DuskError: a stage failed; the error is the stage's own.
+
+    With `nodes:` in the recipe it is called on every machine, with the same folder on a disk that all see; all but
+    the first lend their GPUs to the stages that train (see `nodes.py`).
     """
     whole = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     if jobs is not None and jobs < 1:
         raise errors.SettingError(f"jobs is {jobs}; it is a number of stages, from 1.")
     folder = RunFolder(Path(out).absolute())
+    node = this_node(whole.nodes or 1)
+    if node:
+        folder.state.mkdir(parents=True, exist_ok=True)
+        follow(folder.state, node)
+        return RunReport(folder.path, whole.name, whole.seed, 0, 0, 0.0, [], node)
     folder.open(whole)
-    with folder.locked(), _terminating():
-        work = _Run(whole, folder, jobs or default_jobs(), progress or _silent)
+    with folder.locked(), _terminating(), _leading(whole, folder) as leader:
+        work = _Run(whole, folder, jobs or (1 if whole.ranks > 1 else default_jobs()), progress or _silent)
+        work.leader = leader
         work.others = [RunFolder(Path(other).absolute()) for other in reuse]
         return work.run()
 
 
 def default_jobs() -> int:
     """Two stages side by side where there are two cores; one where a GPU is to be shared."""
-    gpu = Path("/dev/nvidia0").exists() and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
-    return 1 if gpu else min(2, cores())
+    return 1 if gpus() else min(2, cores())
+
+
+def _leading(recipe: Recipe, folder: RunFolder) -> contextlib.AbstractContextManager[Leader | None]:
+    return Leader(folder.state) if (recipe.nodes or 1) > 1 else contextlib.nullcontext()
 
 
 @dataclass
@@ -102,6 +118,7 @@ class _Run:
         self.working = selectors.DefaultSelector()
         self.failure: DuskError | None = None
         self.others: Sequence[RunFolder] = ()
+        self.leader: Leader | None = None
         self.begin = time.monotonic()
 
     def run(self) -> RunReport:
@@ -167,11 +184,18 @@ class _Run:
             "path": sys.path,
             "stamp": {"stage": stage.name, "kind": stage.kind, "fingerprint": stage.fingerprint},
         }
+        if kind.ranks and self.recipe.ranks > 1:
+            task["ranks"] = asdict(self._ranks())
+        if self.leader is not None and "ranks" in task:
+            self.leader.announce(task)
         stage.status = "running"
         work = _Working(stage, self.servers[kind.torch].fork(task))
         self.working.register(work.events, selectors.EVENT_READ, work)
         self._tell(stage)
         return True
+
+    def _ranks(self) -> Ranks:
+        return Ranks(self.recipe.gpus or 1, self.recipe.nodes or 1, meeting=free_meeting())
 
     def _listen(self, seconds: float | None = None) -> None:
         for key, _ in self.working.select(seconds):
@@ -247,12 +271,17 @@ class _Run:
         self.folder.write_summary(self.report)
 
     def _stop(self) -> None:
-        """End what still works, kindly at first, and write down how far the run came."""
+        """End what still works, kindly at first, and write down how far the run came.
+
+        Training that a scheduler has stopped is given the time to write its checkpoint.
+        """
+        saving = isinstance(sys.exc_info()[1], StoppedError)
+        training = any(KINDS[key.data.report.kind].ranks for key in self.working.get_map().values())
         for key in list(self.working.get_map().values()):
             if key.data.pid is not None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(key.data.pid, signal.SIGTERM)
-        deadline = time.monotonic() + _STOP_SECONDS
+        deadline = time.monotonic() + (_SAVE_SECONDS if saving and training else _STOP_SECONDS)
         while self.working.get_map() and any(key.data.pid for key in self.working.get_map().values()):
             if time.monotonic() > deadline:
                 break
@@ -275,19 +304,23 @@ def _status(status: int | None) -> str:
 
 @contextlib.contextmanager
 def _terminating() -> Iterator[None]:
-    """Have SIGTERM end the run as an interrupt does, so that its stages end with it."""
+    """Have SIGTERM and SIGUSR1 end the run as an interrupt does, so that its stages end with it."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + signum)
+        raise StoppedError(
+            f"stopped as asked ({signal.Signals(signum).name}).",
+            remedy="What was done is saved; the same command continues.",
+        )
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {sign: signal.signal(sign, stop) for sign in (signal.SIGTERM, signal.SIGUSR1)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for sign, handler in before.items():
+            signal.signal(sign, handler)
 
 
 def _silent(event: StageEvent) -> None:

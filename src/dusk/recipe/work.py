@@ -6,7 +6,6 @@ there with the right fingerprint is a finished stage, at whatever moment the pro
 """
 
 import contextlib
-import ctypes
 import fcntl
 import json
 import os
@@ -23,25 +22,16 @@ from typing import Any
 
 from dusk.checkpoint import OutputFolder
 from dusk.checkpoint.output import MARKER
-from dusk.errors import DuskError, OutputError
+from dusk.errors import DuskError, OutputError, StoppedError
 from dusk.recipe.calling import call
 from dusk.recipe.extras import missing_extra
+from dusk.recipe.ranks import Ranks, launch
+from dusk.recipe.stopped import Stopped
 
 STAMP = "stage.json"
 _RSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024
 _LOCK_SECONDS = 30.0
 _EVENT_SECONDS = 0.1
-_PR_SET_PDEATHSIG = 1
-
-
-class Stopped(BaseException):
-    """The run has asked this stage to stop (SIGTERM)."""
-
-
-def die_with_parent() -> None:
-    """Have the kernel kill this process when the one that forked it dies (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def work(events: socket.socket) -> int:
@@ -55,9 +45,9 @@ def work(events: socket.socket) -> int:
     sys.path[:] = task["path"]
     try:
         results = perform(task, tell.progress)
-    except Stopped:
+    except (Stopped, StoppedError):
         tell.send({"event": "stopped"})
-        return 143
+        return StoppedError.exit_code
     except BaseException as error:
         traceback.print_exc()
         tell.send(_failure(error))
@@ -95,6 +85,8 @@ def _make(task: dict[str, Any], made: Path, progress: Callable[..., None]) -> di
 
 
 def _call(task: dict[str, Any], out: Path, progress: Callable[..., None]) -> Any:
+    if task.get("ranks"):
+        return launch(task, out, progress, Ranks(**task["ranks"]))
     threads = task["arguments"].get("threads", task["threads"])
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
