@@ -29,6 +29,7 @@ CONTRACT = [
     "judge",
     "data",
     "run",
+    "budget",
     "report",
     "demo",
 ]

@@ -1,4 +1,4 @@
-"""Budgets: memory, time and energy of a recipe before anything is spent, from a stated cost model; without torch."""
+"""Memory, time and energy of a recipe before anything is spent, from a stated cost model; without torch."""
 
 from dusk.budget.cost import Cost, Inference, Memory, Work, cost, inference, memory
 from dusk.budget.machines import Gpu, Machine, known_gpus, parse_machine

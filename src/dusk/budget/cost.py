@@ -20,8 +20,8 @@ activations go as gradients come: states + max(activations + head, gradients).
     a (bf16)     = 28 h + 2 (3 q + 2 k + 4 m)     under autocast norms keep float32, and a bf16 copy
 
 Operations a token (Kaplan et al. 2020, section 2.1; causal attention counted as half): 6 (L layer + V h) + 6 L q S
-for documents of S tokens, as `train/flops.py` counts them. Time = operations / (W peak mfu). mfu is the share of the
-peak that model operations reach, recomputation not counted; gradient checkpointing costs a quarter of it.
+for documents of S tokens, as `train/flops.py` counts them. Time = operations / (W peak mfu). mfu is the share of
+the peak that model operations reach, recomputation not counted; gradient checkpointing costs a quarter of it.
 
 Communication of a rank and pass under FSDP2, (W - 1) / W of: weights gathered forward and backward 2 b P, and
 gradients scattered 4 P. It runs beside the computation; a pass takes the longer of the two.
@@ -106,7 +106,7 @@ class Cost:
 
 def memory(work: Work, ranks: int) -> Memory:
     """The memory of one rank."""
-    shape, tokens, width = work.shape, work.micro_batch_tokens, element_bytes(work.precision)
+    shape, tokens, width = work.shape, largest_pass(work, ranks), element_bytes(work.precision)
     per_token = activation_bytes(shape, work.precision)
     kept = (
         tokens * (4 * shape.hidden * shape.layers + per_token)
@@ -139,6 +139,13 @@ def activation_bytes(shape: Shape, precision: str) -> int:
 def passes(work: Work, ranks: int) -> int:
     """Forward passes of one rank in an optimizer step."""
     return max(1, -(-work.batch_tokens // (work.micro_batch_tokens * ranks)))
+
+
+def largest_pass(work: Work, ranks: int) -> int:
+    """Tokens of one pass on a rank: a share of the step, or at least one document."""
+    return min(
+        work.micro_batch_tokens, max(work.batch_tokens // (passes(work, ranks) * ranks), work.sequence_length)
+    )
 
 
 def flops_per_token(work: Work) -> float:

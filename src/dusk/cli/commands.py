@@ -66,6 +66,11 @@ COMMANDS: dict[str, Entry] = {
         "Run a whole recipe; the same command resumes it.",
         "dusk run recipe.yaml --out ./run",
     ),
+    "budget": Entry(
+        "dusk.cli.budget:command",
+        "Say what a recipe costs before it is run.",
+        "dusk budget recipe.yaml --gpus 8xH100",
+    ),
     "report": Entry("dusk.cli.runs:report", "Write the report of a run.", "dusk report ./run"),
     "demo": Entry(
         "dusk.cli.runs:demo",

@@ -19,12 +19,13 @@ _TOP = ("name", "description", "seed", "threads", "gpus", "nodes", "defaults", "
 _RESERVED = {"state"}
 
 
-def load_recipe(path: str | Path, *, seed: int | None = None) -> Recipe:
+def load_recipe(path: str | Path, *, seed: int | None = None, need_files: bool = True) -> Recipe:
     """Read a recipe file.
 
     Args:
         path: the YAML file. Paths in it are relative to its folder.
         seed: in place of the recipe's own.
+        need_files: whether data files have to be there yet.
 
     Raises:
         RecipeError: with every problem of the file at once.
@@ -37,7 +38,7 @@ def load_recipe(path: str | Path, *, seed: int | None = None) -> Recipe:
         raise RecipeError(f"{path}: {what}.", remedy="Give the path of a recipe.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not YAML: {_where(error)}.") from None
-    return parse_recipe(content, source=str(path), folder=path.parent, seed=seed)
+    return parse_recipe(content, source=str(path), folder=path.parent, seed=seed, need_files=need_files)
 
 
 def demo_recipe(*, full: bool = False, seed: int | None = None) -> Recipe:
@@ -46,12 +47,17 @@ def demo_recipe(*, full: bool = False, seed: int | None = None) -> Recipe:
 
 
 def parse_recipe(
-    content: Any, *, source: str = "the recipe", folder: Path | None = None, seed: int | None = None
+    content: Any,
+    *,
+    source: str = "the recipe",
+    folder: Path | None = None,
+    seed: int | None = None,
+    need_files: bool = True,
 ) -> Recipe:
     """Make a Recipe of plain data; `source` is what messages call it, `folder` what paths are relative to."""
     if not isinstance(content, dict):
         raise RecipeError(f"{source} is not a recipe: it holds no `name:` and `stages:`.")
-    reading = _Reading((folder or Path()).absolute())
+    reading = _Reading((folder or Path()).absolute(), need_files)
     recipe = reading.recipe(content if seed is None else {**content, "seed": seed})
     if recipe is None:
         count = len(reading.problems)
@@ -78,8 +84,8 @@ class _Loader(yaml.SafeLoader):
 class _Reading:
     """One recipe being read: the problems found so far, and where its paths start."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, need_files: bool) -> None:
+        self.folder, self.need_files = folder, need_files
         self.problems: list[str] = []
         self.names: list[str] = []
 
@@ -178,10 +184,14 @@ class _Reading:
         path = (self.folder / Path(text).expanduser()).absolute()
         if to == "data" and is_hub_id(text) and not path.parent.is_dir():
             return text
-        if to != "model" and stage_of(text, dict.fromkeys(names)) is None and path.exists():
+        if to != "model" and stage_of(text, dict.fromkeys(names)) is None and self._there(path):
             return str(path)
         self.problems.append(f"{who}: {_no_stage(text, to, earlier, names)}")
         return text
+
+    def _there(self, path: Path) -> bool:
+        """Whether a file is there, or is named as one and need not be there yet."""
+        return path.exists() or (not self.need_files and bool(path.suffix))
 
 
 def _no_stage(text: str, to: str, earlier: list[str], names: list[str]) -> str:
