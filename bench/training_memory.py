@@ -72,7 +72,8 @@ def run(passes: int, tokens: int, gradient_checkpointing: bool = False, **sizes:
     Path("/proc/self/clear_refs").write_text(_RESET_PEAK, encoding="ascii")
     model = LlamaForCausalLM(LlamaConfig(**config))
     with tempfile.TemporaryDirectory() as folder:
-        fit(model, build_store(documents), NextToken(), settings, Path(folder))
+        rates = {name: 1.0 for name, _ in model.named_parameters()}
+        fit(model, build_store(documents), NextToken(), settings, Path(folder), rates=rates)
     work = Work(Shape.of(config), None, passes * tokens, tokens, DOCUMENT, "fp32", gradient_checkpointing)
     return {"measured": _status_bytes("VmHWM") - before, "said": memory(work, 1).total}
 
