@@ -37,6 +37,15 @@ class Counts:
     tokens: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
 
+    def __add__(self, other: "Counts") -> "Counts":
+        """The counts of two data sets together."""
+        return Counts(
+            self.rows + other.rows,
+            self.documents + other.documents,
+            self.tokens + other.tokens,
+            self.left_out + other.left_out,
+        )
+
     def to_json(self) -> dict[str, Any]:
         """The counts by name."""
         return asdict(self) | {"left_out": dict(self.left_out)}

@@ -205,6 +205,7 @@ class PretrainStage(TrainingStage):
     model: Model | None = Field(None, description="the model to continue")
     from_scratch: File | None = Field(None, description="config.json of a new model, instead of a model")
     data: list[File] = Field(min_length=1, description="text to train on")
+    shares: list[float] | None = Field(None, description="share of each file of data, such as 0.9,0.1")
     eval_data: list[File] | None = Field(None, description="held-out text, measured along the way")
 
     @model_validator(mode="after")

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
 
+from dusk.data.mixture import Mixture
 from dusk.data.packing import TokenStore, plan_batches
 from dusk.errors import SettingError, StoppedError, WorkError
 from dusk.train.attention import packed
@@ -66,19 +67,21 @@ def fit(
     folder: Path,
     *,
     rates: Mapping[str, float],
+    mixture: Mixture | None = None,
     heldout: TokenStore | None = None,
     progress: Progress | None = None,
 ) -> FitReport:
     """Train `model` in place; checkpoints and metrics.jsonl lie in `folder`, and are continued from there.
 
-    `rates`: the factor of the learning rate of each parameter that is trained, by name.
+    `rates`: the factor of the learning rate of each parameter that is trained, by name; `mixture`: of the store's
+    files, where they do not count by their sizes.
 
     Raises:
         StoppedError: SIGTERM or SIGUSR1 came; the newest checkpoint is that of the last step.
         WorkError: the loss is not finite, or the disk refuses.
     """
     with listening() as request:
-        return _fit(model, store, objective, settings, folder, rates, heldout, progress, request)
+        return _fit(model, store, objective, settings, folder, rates, mixture, heldout, progress, request)
 
 
 def _fit(
@@ -88,14 +91,13 @@ def _fit(
     settings: TrainSettings,
     folder: Path,
     rates: Mapping[str, float],
+    mixture: Mixture | None,
     heldout: TokenStore | None,
     progress: Progress | None,
     request: StopRequest,
 ) -> FitReport:
     capacity, per_step = _micro_batches(store, settings)
-    plan = plan_batches(
-        store, capacity=capacity, seed=settings.seed, tokens=settings.tokens, epochs=settings.epochs
-    )
+    plan = _plan(store, settings, capacity, mixture)
     batches = PlannedBatches(store, plan)
     costs = unit_flops(model, store)
     mine = share(plan, per_step, store.unit_lengths(), rank=rank(), ranks=world_size())
@@ -135,6 +137,16 @@ def _fit(
             remedy="What was done is saved; the same command continues.",
         )
     return _report(recorder, sum(recorder.flops))
+
+
+def _plan(
+    store: TokenStore, settings: TrainSettings, capacity: int, mixture: Mixture | None
+) -> list[list[int]]:
+    """The micro batches of the whole run."""
+    seed, tokens, epochs = settings.seed, settings.tokens, settings.epochs
+    if mixture is None:
+        return plan_batches(store, capacity=capacity, seed=seed, tokens=tokens, epochs=epochs)
+    return mixture.plan(store, capacity=capacity, seed=seed, tokens=tokens or store.tokens.size * epochs)
 
 
 def training_arguments(folder: Path, settings: TrainSettings, accumulation: int) -> TrainingArguments:

@@ -13,8 +13,10 @@ from transformers import GenerationConfig, PreTrainedModel
 from dusk.checkpoint import Source, open_checkpoint
 from dusk.data.encode import TextTokenizer
 from dusk.data.kinds import Kind
+from dusk.data.mixture import Mixture, joined, require_shares, split_shares
+from dusk.data.packing import TokenStore
 from dusk.data.readers import read_rows
-from dusk.data.stores import file_digest, text_store
+from dusk.data.stores import Counts, file_digest, text_store
 from dusk.data.tokenizer import save_tokenizer, train_tokenizer
 from dusk.errors import SettingError
 from dusk.train.distribution import distributed, from_main, on_main
@@ -53,6 +55,7 @@ def pretrain(
     out: str | Path,
     *,
     data: Files,
+    shares: Sequence[float] | None = None,
     from_scratch: str | Path | None = None,
     eval_data: Files = (),
     progress: Progress | None = None,
@@ -60,8 +63,10 @@ def pretrain(
 ) -> TrainReport:
     """Continue the pretraining of `model` on plain text, or train `from_scratch` (a config.json).
 
-    `settings` are those of `TrainSettings`. SOLAR, section 3.1: a depthwise scaled model recovers by
-    continued pretraining; how much and at what rate the paper does not say.
+    `shares`: of the tokens, one for each file of data, such as 0.9 and 0.1 for a replay of what the base was
+    trained on (or `FILE=0.9` as data); without them each file counts by its size. `settings` are those of
+    `TrainSettings`. SOLAR, section 3.1: a depthwise scaled model recovers by continued pretraining; how much and at
+    what rate the paper does not say.
 
     From scratch, a tokenizer.json beside the config is taken, or else a byte-level BPE of the config's
     vocabulary is trained on the data.
@@ -73,17 +78,22 @@ def pretrain(
     if (model is None) == (from_scratch is None):
         raise SettingError("give either a model to continue or a config to start --from-scratch, not both")
     chosen = TrainSettings.of(settings)
-    files, heldout_files = data_files(data), data_files(eval_data)
+    named, mixed = split_shares([data] if isinstance(data, str | Path) else data)
+    shares = mixed if shares is None else shares
+    files, heldout_files = data_files(named), data_files(eval_data)
+    if shares is not None:
+        require_shares(shares, len(files))
+    recorded = chosen.to_json() | ({"shares": list(shares)} if shares is not None else {})
     start = _continued(model) if model is not None else _scratch(Path(str(from_scratch)))
     inputs = (start.source, *data_sources([*files, *heldout_files]))
-    with SharedOutput(out, resume_key("pretrain", inputs, chosen.to_json())) as output:
+    with SharedOutput(out, resume_key("pretrain", inputs, recorded)) as output:
         if report := finished_before(output):
             return report
         network = start.network(chosen.seed)
         ready = prepared(network, chosen, layer_map_of(start.folder))
         tokenizer = start.tokenizer(network, files, output.path)
         length = context_length(network, chosen.sequence_length)
-        store, counts = text_store(files, tokenizer, sequence_length=length)
+        store, counts, mixture = _data(files, tokenizer, length, shares)
         heldout = text_store(heldout_files, tokenizer, sequence_length=length)[0] if heldout_files else None
         fitted = fit(
             network,
@@ -92,6 +102,7 @@ def pretrain(
             chosen,
             output.path,
             rates=ready.rates,
+            mixture=mixture,
             heldout=heldout,
             progress=progress,
         )
@@ -102,12 +113,24 @@ def pretrain(
             result_dtype(start.dtype, chosen.save_dtype),
             command="pretrain",
             inputs=inputs,
-            settings=chosen.to_json(),
+            settings=recorded,
             results=results,
             start=start.folder,
             lora=ready.adapters,
         )
     return TrainReport.of(output.out, results)
+
+
+def _data(
+    files: Sequence[Path], tokenizer: TextTokenizer, length: int, shares: Sequence[float] | None
+) -> tuple[TokenStore, Counts, Mixture | None]:
+    """The files as one store, and how they are mixed if not by their sizes."""
+    if shares is None:
+        return *text_store(files, tokenizer, sequence_length=length), None
+    made = [text_store([file], tokenizer, sequence_length=length) for file in files]
+    stores = [store for store, _ in made]
+    mixture = Mixture(tuple(store.units for store in stores), tuple(shares))
+    return joined(stores), sum((counts for _, counts in made[1:]), made[0][1]), mixture
 
 
 @dataclass(frozen=True)
