@@ -210,30 +210,33 @@ def test_wrong_flags_are_refused(wrong, tmp_path):
 
 
 def test_training_is_told_by_the_clock_and_by_processor_time(tmp_path, monkeypatch):
-    losses = {"dusk": [3.0, 2.0], "loop": [3.0, 2.0 + 1e-6]}
-    speeds = {"dusk": 4.0, "loop": 2.0, "trl-bfd": 1.0, "trl-wrapped": 2.0}
+    losses = {"dusk-bf16": [3.0, 2.0], "loop-bf16": [3.0, 2.0 + 1e-6], "trl-1-bf16": [3.0, 2.0005]}
+    speeds = {"dusk-bf16": 4.0, "trl-wrapped-4-bf16": 2.0, "trl-4-bf16": 0.5}
 
     def child(command, log):
-        way = command[-2]
-        if way != "prepare":
+        task, way = command[-3:-1]
+        if task != "prepare":
+            speed = speeds.get(way, 1.0)
             figures = {
-                "tokens": [100.0, 300.0, 100.0],
-                "seconds": [100 / speeds[way], 300 / speeds[way], 900.0],  # the last step: another's work
-                "processor_seconds": [50 / speeds[way], 150 / speeds[way], 50 / speeds[way]],
+                "items": [100.0, 300.0, 100.0],
+                "seconds": [100 / speed, 300 / speed, 900.0],  # the last step: another's work
+                "processor_seconds": [50 / speed, 150 / speed, 50 / speed],
                 "losses": losses.get(way, [9.0]),
             }
-            (tmp_path / f"{way}.result.json").write_text(json.dumps(figures))
-        return Run(1.0, 1.0, 7 * MIB)
+            (tmp_path / f"{task}-{way}.result.json").write_text(json.dumps(figures))
+        return Run(1.0, 1.0, (7 if way.startswith("dusk") else 8) * MIB)
 
     monkeypatch.setattr(training, "measured", child)
-    clock, processor = training.bench(tmp_path, 3)
-    assert clock.way("dusk").values == (4.0,) * 3  # the median step
-    assert processor.way("dusk").values == (8.0,) * 3
-    assert processor.ratio("dusk") == 2.0
-    assert processor.peak_mib("dusk") == 7
+    clock, processor, _, tuning, _, pairs = training.bench(tmp_path, 3)
+    assert clock.way("dusk-bf16").values == (4.0,) * 3  # the median step
+    assert processor.way("dusk-bf16").values == (8.0,) * 3
+    assert processor.peak_mib("dusk-bf16") == 7
     assert clock.goals == ()
-    assert [goal.found for goal in processor.goals] == [2.0, 2.0]
-    assert "(trl-wrapped)" in processor.goals[1].text
-    assert processor.notes[-1].startswith("Losses of dusk and loop are equal")
-    losses["loop"][1] = 2.001
+    assert [goal.found for goal in processor.goals] == [4.0, 2.0, 7 / 8]
+    assert "(trl-wrapped-4-bf16)" in processor.goals[1].text
+    assert [goal.found for goal in tuning.goals] == [4.0, 7 / 8]
+    assert [goal.found for goal in pairs.goals] == [4.0, 7 / 8]
+    assert "are equal (1e-05)" in processor.notes[-1]
+    assert "are equal (0.001)" in pairs.notes[-1]
+    losses["loop-bf16"][1] = 2.001
     assert "DIFFER" in training.bench(tmp_path, 1)[1].notes[-1]

@@ -65,8 +65,8 @@ def pretrain(
 
     `shares`: of the tokens, one for each file of data, such as 0.9 and 0.1 for a replay of what the base was
     trained on (or `FILE=0.9` as data); without them each file counts by its size. `settings` are those of
-    `TrainSettings`. SOLAR, section 3.1: a depthwise scaled model recovers by continued pretraining; how much and at
-    what rate the paper does not say.
+    `TrainSettings`. SOLAR, section 3.1: a depthwise scaled model recovers by continued pretraining; how much and
+    at what rate the paper does not say.
 
     From scratch, a tokenizer.json beside the config is taken, or else a byte-level BPE of the config's
     vocabulary is trained on the data.
