@@ -17,14 +17,14 @@ Figures = dict[str, list[float]]
 Told = dict[str, list[Figures]]
 _DUSK, _LOOP = "dusk-bf16", "loop-bf16"
 _NOTES = (
-    "8 layers of width 256, 8.4M parameters, bf16 under autocast, one thread; texts of the lengths of C4, Alpaca-GPT4 "
-    "and Ultrafeedback (bench/lengths.py). Processor time leaves out what others took of the machine.",
+    "8 layers of width 256, 8.4M parameters, bf16 under autocast, one thread; texts of the lengths of C4, "
+    "Alpaca-GPT4 and Ultrafeedback (bench/lengths.py). Processor time leaves out what others took of the machine.",
 )
 
 
 @dataclass(frozen=True)
 class Task:
-    """One kind of training: its ways, what it is counted in, the way beside it and what dusk is to reach of TRL."""
+    """One kind of training: its ways, its unit, the way beside it, and how many times TRL it is to reach."""
 
     name: str
     title: str
@@ -46,8 +46,8 @@ TASKS = (
         1.4,
         1e-5,
         (
-            "Steps of 8,192 tokens; `loop` is the same packed batches, attention, loss and AdamW without a trainer.",
-            "`trl-bfd-N` and `trl-wrapped-N` are SFTTrainer's two kinds of packing in passes of N rows of 1,024 tokens; "
+            "Steps of 8,192 tokens; `loop` is the same batches, attention, loss and AdamW without a trainer.",
+            "`trl-bfd-N` and `trl-wrapped-N` are SFTTrainer's two kinds of packing in passes of N rows of 1,024; "
             "wrapped cuts one stream into rows without regard to documents. Their batches are others than ours.",
         ),
     ),
@@ -70,8 +70,8 @@ TASKS = (
         2.0,
         1e-3,
         (
-            "24 pairs in one update, reference pass included; `trl-N` is DPOTrainer with precomputed reference in passes "
-            "of N pairs (padded; its padding_free is switched off in 1.16).",
+            "24 pairs in one update, reference pass included; `trl-N` is DPOTrainer with precomputed reference in "
+            "passes of N pairs (padded; its padding_free is switched off in 1.16).",
         ),
     ),
 )
@@ -127,7 +127,7 @@ def _goals(task: Task, table: Table) -> tuple[Goal, ...]:
     assert theirs is not None
     goals = [
         at_least(
-            f"at least {task.of_trl:g} times TRL's fastest ({best.name}), by processor time",
+            f"{task.of_trl:g} times TRL's fastest ({best.name}), by processor time",
             by_trl,
             task.of_trl,
         ),
