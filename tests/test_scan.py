@@ -9,7 +9,7 @@ import torch
 from click.testing import CliRunner
 
 from conftest import VARIANTS, save_random_model
-from dusk import LayerMap, load_scaled, scan
+from dusk import LayerMap, load_scaled, pretrain, scale, scan
 from dusk.checkpoint import open_checkpoint
 from dusk.cli.main import dusk
 from dusk.data.packing import TokenDocument, build_store
@@ -270,6 +270,49 @@ def test_a_scan_writes_its_result_and_no_model(scanned):
     assert all(done <= total for done, total, _ in told)
 
 
+def test_probes_halve_what_is_left_and_leave_no_model(base, tmp_path):
+    folder = base("mistral")
+    text_file = folder.parent / "text.jsonl"
+    report = scan(
+        folder, tmp_path / "out", text=text_file, to=6, sizes=0, probe_data=text_file, probe_tokens=600,
+        probe_settings={"learning_rate": 1e-3, "batch_tokens": 300, "precision": "fp32"},
+    )  # fmt: skip
+    rounds = report.result["probes"]
+    assert [tried["tokens"] for tried in rounds] == [600, 1200]
+    assert [[row["kept"] for row in tried["maps"]] for tried in rounds] == [
+        [True, True, False, False],
+        [True, False],
+    ]
+    best = [row["spec"] for row in report.result["maps"][:4]]
+    assert {row["spec"] for row in rounds[0]["maps"]} == set(best)
+    for tried in rounds:
+        losses = [row["loss"] for row in tried["maps"]]
+        assert losses == sorted(losses)
+    assert {row["spec"] for row in rounds[1]["maps"]} == {
+        row["spec"] for row in rounds[0]["maps"] if row["kept"]
+    }
+    told = report.result["recommendation"]
+    assert told["after_training"] == rounds[1]["maps"][0]["spec"]
+    assert "After 1,200 tokens of training" in told["words"]
+    assert "After short trainings" in render_scan(report.result)
+    assert [file.name for file in report.out.iterdir()] == ["scan.json"]
+
+    # the first round again by hand
+    spec = rounds[0]["maps"][0]["spec"]
+    scale(folder, tmp_path / "scaled", layers=spec)
+    settings = {
+        "learning_rate": 1e-3,
+        "batch_tokens": 300,
+        "precision": "fp32",
+        "schedule": "constant",
+        "seed": 0,
+    }
+    trained = pretrain(
+        tmp_path / "scaled", tmp_path / "trained", data=text_file, eval_data=text_file, tokens=600, **settings
+    )
+    assert rounds[0]["maps"][0]["loss"] == pytest.approx(trained.results["heldout"]["loss"], abs=1e-5)
+
+
 def test_the_page_shows_every_map_and_the_seam(scanned):
     report, _ = scanned
     page = write_scan_page(report.out)
@@ -319,6 +362,7 @@ def test_the_command_prints_a_table_and_a_reason(base, tmp_path):
         ({"to": 9}, LayerMapError, "cannot make 9 layers"),
         ({"to": 4}, LayerMapError, "cannot make 4 layers"),
         ({"params": "1B"}, SettingError, "parameters, not 1,000,000,000"),
+        ({"to": 6, "probe_tokens": 100}, SettingError, "`probe_data` and `probe_tokens` go together"),
         ({"to": 6, "measured": 0}, SettingError, "`measured` is 0"),
         ({"to": 6, "layers": ["0-3"]}, LayerMapError, "maps of one depth"),
         ({"to": 6, "tokens": 300}, DataError, "too short"),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _ROWS = 12
 _WIDTH = 80
+_TRAINER = ("learning_rate", "optimizer")
 
 
 @click.command(cls=ManyValuesCommand)
@@ -31,15 +32,24 @@ _WIDTH = 80
 @click.option(
     "--from-disk/--in-memory", default=None, help="where the layers lie; unless told, as memory allows"
 )
+@click.option(
+    "--probe-data", multiple=True, metavar="FILE...", help="train the best four on this, by halving"
+)
+@click.option("--probe-tokens", type=int, metavar="N", help="tokens of the first round of training")
+@click.option("--learning-rate", type=float, metavar="X", help="of the probes, as in `dusk pretrain`")
+@click.option("--optimizer", type=click.Choice(["adamw", "muon"]), help="of the probes")
 @click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
 def scan(base: str, out: str, text: tuple[str, ...], as_json: bool, **settings: Any) -> None:
     """Compare maps."""
     from dusk.report.scan import write_scan_page
     from dusk.scan import scan as scan_maps
 
-    given = {key: value for key, value in settings.items() if value not in (None, ())}
+    given: dict[str, Any] = {key: value for key, value in settings.items() if value not in (None, ())}
+    trainer = {key: given.pop(key) for key in ("learning_rate", "optimizer") if key in given}
     with Bar("scan") as bar:
-        report = scan_maps(base, out, text=[Path(file) for file in text], progress=bar, **given)
+        report = scan_maps(
+            base, out, text=[Path(file) for file in text], progress=bar, probe_settings=trainer, **given
+        )
     write_scan_page(report.out)
     (show_json if as_json else _show)(report)
 
@@ -70,7 +80,18 @@ def _show(report: "ScanReport") -> None:
     click.echo(
         f"{cost['screened']} maps screened, {cost['measured']} measured in {duration(cost['seconds'])}."
     )
+    for number, tried in enumerate(result["probes"] or (), 1):
+        _show_round(number, tried)
     click.echo(textwrap.fill(result["recommendation"]["words"], _WIDTH))
     for refused in result["refused"]:
         click.echo(f"Not possible: {refused['spec']}: {refused['reason']}", err=True)
     click.echo(f"Page: {report.out / 'scan.html'}")
+
+
+def _show_round(number: int, tried: dict[str, Any]) -> None:
+    rows = [
+        (row["spec"], f"{row['loss']:.4f}", f"{row['bits_per_byte']:.4f}", "yes" if row["kept"] else "")
+        for row in tried["maps"]
+    ]
+    title = f"round {number}: after {amount(tried['tokens'])} tokens of training"
+    table(("map", "held-out loss", "bits per byte", "goes on"), rows, title=title)

@@ -71,6 +71,7 @@ def render_scan(result: Mapping[str, Any]) -> str:
         heat=heat_map(result),
         charts=[chart for chart in (_seams(result), _sizes(result), _course(result)) if chart],
         measured=measured,
+        probed=_probed(result["probes"] or []),
         screened=[row for row in result["maps"] if "damage" not in row],
         duration=duration(result["cost"]["seconds"]),
     )
@@ -106,6 +107,18 @@ def _facts(result: Mapping[str, Any], measured: list[dict[str, Any]]) -> list[Fa
         )
     )
     return facts
+
+
+def _probed(rounds: list[dict[str, Any]]) -> list[tuple[str, list[float | None]]]:
+    """Each map that was trained, the last that was left first, with its loss behind every round."""
+    losses: dict[str, list[float | None]] = {}
+    for number, tried in enumerate(rounds):
+        for row in tried["maps"]:
+            losses.setdefault(row["spec"], [None] * len(rounds))[number] = row["loss"]
+    places = {
+        row["spec"]: (-number, at) for number, r in enumerate(rounds) for at, row in enumerate(r["maps"])
+    }
+    return sorted(losses.items(), key=lambda item: places[item[0]])
 
 
 def heat_map(result: Mapping[str, Any]) -> HeatMap:

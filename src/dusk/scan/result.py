@@ -1,6 +1,7 @@
 """What a scan writes down: plain values, and a recommendation in words with its certainty."""
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dusk.layers import LayerMap
@@ -84,8 +85,11 @@ def told_cost(found: Comparison) -> dict[str, Any]:
     }
 
 
-def recommend(found: Comparison) -> dict[str, Any]:
-    """The map of least loss, against the second and the paper's, and how sure that is."""
+def recommend(found: Comparison, probes: Sequence[Mapping[str, Any]] | None = None) -> dict[str, Any]:
+    """The map of least loss, against the second and the paper's, and how sure that is.
+
+    Where maps were trained, `after_training` is the one that the rounds of probes left.
+    """
     ranking = found.ranking
     first = ranking.order[0]
     candidate, share = found.measured[first], float(ranking.best[first])
@@ -96,11 +100,23 @@ def recommend(found: Comparison) -> dict[str, Any]:
         "best": _rounded(share),
         "lead": [_rounded(value) for value in (ranking.lead, ranking.lead_low, ranking.lead_high)],
         "tokens_needed": ranking.tokens_needed,
-        "words": _words(found, candidate, share, sure),
+        "after_training": probes[-1]["maps"][0]["spec"] if probes else None,
+        "words": " ".join([*_words(found, candidate, share, sure), _trained(probes)]),
     }
 
 
-def _words(found: Comparison, candidate: Candidate, share: float, sure: bool) -> str:
+def _trained(probes: Sequence[Mapping[str, Any]] | None) -> str:
+    if not probes:
+        return "Which recovers fastest in training is another question."
+    last = probes[-1]
+    first, *others = last["maps"]
+    told = f"After {last['tokens']:,} tokens of training {first['spec']} is first"
+    told += f" at {first['loss']:.3f} nats a token"
+    told += f", before {others[0]['spec']} at {others[0]['loss']:.3f}" if others else ""
+    return f"{told}; one training each, so without an interval."
+
+
+def _words(found: Comparison, candidate: Candidate, share: float, sure: bool) -> list[str]:
     ranking = found.ranking
     damage = float(ranking.loss[ranking.order[0]]) - found.loss(found.base_nats)
     whose = ", the paper's map," if candidate.papers else ""
@@ -126,7 +142,7 @@ def _words(found: Comparison, candidate: Candidate, share: float, sure: bool) ->
         )
         told.append(f"That is not sure.{more}")
     told.append("What recovers fastest in training is another question: probe it before much is spent.")
-    return " ".join(told)
+    return told
 
 
 def _thousands(number: int) -> str:

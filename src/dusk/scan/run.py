@@ -17,14 +17,17 @@ from dusk.scan.candidates import Candidate, candidates, depths_between
 from dusk.scan.certainty import require_enough
 from dusk.scan.comparison import compare, predicted_tokens
 from dusk.scan.layerwise import LayerwiseModel, layerwise
+from dusk.scan.probes import probe
 from dusk.scan.result import recommend, told_cost, told_depths, told_maps, told_sizes
 from dusk.train.model import context_length
+from dusk.train.output import data_files
 from dusk.train.vocabulary import load_tokenizer
 
 RESULT_FILE = "scan.json"
 TEXT_TOKENS = 16_384
 MEASURED = 8
 SIZES = 4
+PROBED = 4
 _SEQUENCE_LENGTH = 512
 _FLOAT32_BYTES = 4
 _MEMORY_SHARE = 0.5  # of the free memory that the weights may take before the layers stay on the disk
@@ -56,6 +59,9 @@ def scan(
     sizes: int = SIZES,
     tokens: int = TEXT_TOKENS,
     from_disk: bool | None = None,
+    probe_data: Path | Sequence[Path] = (),
+    probe_tokens: int | None = None,
+    probe_settings: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> ScanReport:
     """Compares the maps that take `base` to one depth, on held-out `text`, and writes `out`/scan.json.
@@ -73,7 +79,9 @@ def scan(
     checkpoint = open_checkpoint(base)
     require_fit(checkpoint)
     target = _target(checkpoint, to, params)
-    files = [text] if isinstance(text, Path | str) else list(text)
+    files, training = data_files(text), data_files(probe_data)
+    if bool(training) != (probe_tokens is not None):
+        raise SettingError("`probe_data` and `probe_tokens` go together: what to train on, and how much.")
     if measured < 1:
         raise SettingError(f"`measured` is {measured}; at least one map must be.")
     fitting, refused = _fitting(checkpoint, candidates(checkpoint.layout.layers, target, layers))
@@ -81,9 +89,22 @@ def scan(
     others = [layer_map for layer_map in (_papers(checkpoint, depth) for depth in depths) if layer_map]
     if from_disk is None:
         from_disk = checkpoint.parameters * _FLOAT32_BYTES > _MEMORY_SHARE * _free_memory_bytes()
-    with OutputFolder(out) as folder, layerwise(checkpoint, from_disk=from_disk) as model:
-        store = _store(checkpoint, model, [Path(file) for file in files], tokens)
-        found = compare(model, store, fitting, others, measured, progress)
+    with OutputFolder(out) as folder:
+        with layerwise(checkpoint, from_disk=from_disk) as model:
+            store = _store(checkpoint, model, files, tokens)
+            found = compare(model, store, fitting, others, measured, progress)
+        probed = None
+        if probe_tokens is not None:
+            probed = probe(
+                checkpoint.path,
+                [found.measured[row].layer_map for row in found.ranking.order[:PROBED]],
+                folder.path,
+                data=training,
+                heldout=files,
+                tokens=probe_tokens,
+                settings=probe_settings,
+                progress=progress,
+            )
         result = {
             "base": {
                 "name": checkpoint.name,
@@ -93,7 +114,8 @@ def scan(
             "target": {"layers": target, "parameters": target_parameters(checkpoint, fitting[0].layer_map)},
             "text": _told_text(files, store),
             "maps": told_maps(found),
-            "recommendation": recommend(found),
+            "recommendation": recommend(found, probed),
+            "probes": probed,
             "sizes": [
                 size | {"parameters": target_parameters(checkpoint, layer_map)}
                 for layer_map, size in told_sizes(found)
