@@ -45,7 +45,10 @@ def scan(base: str, out: str, text: tuple[str, ...], as_json: bool, **settings: 
     from dusk.scan import scan as scan_maps
 
     given: dict[str, Any] = {key: value for key, value in settings.items() if value not in (None, ())}
-    trainer = {key: given.pop(key) for key in ("learning_rate", "optimizer") if key in given}
+    trainer: dict[str, Any] = {}
+    for key in _TRAINER:
+        if key in given:
+            trainer[key] = given.pop(key)
     with Bar("scan") as bar:
         report = scan_maps(
             base, out, text=[Path(file) for file in text], progress=bar, probe_settings=trainer, **given
