@@ -4,13 +4,32 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dusk.checkpoint import Checkpoint
 from dusk.layers import LayerMap
+from dusk.scale.choice import target_parameters
 from dusk.scan.candidates import Candidate
 from dusk.scan.comparison import Comparison
 from dusk.scan.similarity import Similarity
 
 _SURE = 0.95
 _PLACES = 5
+
+
+def told(base: Checkpoint, found: Comparison, probes: Sequence[Mapping[str, Any]] | None) -> dict[str, Any]:
+    """Everything that was found out, as plain values."""
+    target = found.maps[0].layer_map
+    return {
+        "base": {"name": base.name, "layers": base.layout.layers, "parameters": base.parameters},
+        "target": {"layers": len(target), "parameters": target_parameters(base, target)},
+        "maps": told_maps(found),
+        "recommendation": recommend(found, probes),
+        "probes": probes,
+        "sizes": [
+            size | {"parameters": target_parameters(base, layer_map)} for layer_map, size in told_sizes(found)
+        ],
+        "depths": told_depths(found.alike),
+        "cost": told_cost(found),
+    }
 
 
 def told_maps(found: Comparison) -> list[dict[str, Any]]:

@@ -12,13 +12,13 @@ from dusk.data.packing import TokenStore
 from dusk.data.stores import file_digest, text_store
 from dusk.errors import LayerMapError, SettingError
 from dusk.layers import LayerMap
-from dusk.scale.choice import nearest_map, parse_size, target_parameters
+from dusk.scale.choice import nearest_map, parse_size
 from dusk.scan.candidates import Candidate, candidates, depths_between
 from dusk.scan.certainty import require_enough
 from dusk.scan.comparison import compare, predicted_tokens
 from dusk.scan.layerwise import LayerwiseModel, layerwise
 from dusk.scan.probes import probe
-from dusk.scan.result import recommend, told_cost, told_depths, told_maps, told_sizes
+from dusk.scan.result import told
 from dusk.train.model import context_length
 from dusk.train.output import data_files
 from dusk.train.vocabulary import load_tokenizer
@@ -71,7 +71,10 @@ def scan(
     for the `measured` best of them, the paper's map and the user's own. `sizes` other depths are measured
     with the paper's map, for the curve of damage against size, and never ranked. At most about `tokens` tokens
     of the text are used. `from_disk` leaves the layers on the disk and reads one at a time; unless told, where
-    the float32 weights would take more than half of the free memory. No model is written.
+    the float32 weights would take more than half of the free memory.
+
+    With `probe_data` the four best are trained on it by successive halving, for `probe_tokens` tokens in the
+    first round and with `probe_settings` of the trainer (`TrainSettings`). No model is left.
 
     Raises `InputError` for a base, a text or settings that cannot be used, `OutputError` when the disk gives up.
     """
@@ -93,11 +96,12 @@ def scan(
         with layerwise(checkpoint, from_disk=from_disk) as model:
             store = _store(checkpoint, model, files, tokens)
             found = compare(model, store, fitting, others, measured, progress)
-        probed = None
+        probes = None
         if probe_tokens is not None:
-            probed = probe(
+            best = [found.measured[row].layer_map for row in found.ranking.order[:PROBED]]
+            probes = probe(
                 checkpoint.path,
-                [found.measured[row].layer_map for row in found.ranking.order[:PROBED]],
+                best,
                 folder.path,
                 data=training,
                 heldout=files,
@@ -105,26 +109,8 @@ def scan(
                 settings=probe_settings,
                 progress=progress,
             )
-        result = {
-            "base": {
-                "name": checkpoint.name,
-                "layers": checkpoint.layout.layers,
-                "parameters": checkpoint.parameters,
-            },
-            "target": {"layers": target, "parameters": target_parameters(checkpoint, fitting[0].layer_map)},
-            "text": _told_text(files, store),
-            "maps": told_maps(found),
-            "recommendation": recommend(found, probed),
-            "probes": probed,
-            "sizes": [
-                size | {"parameters": target_parameters(checkpoint, layer_map)}
-                for layer_map, size in told_sizes(found)
-            ],
-            "depths": told_depths(found.alike),
-            "refused": refused,
-            "cost": told_cost(found)
-            | {"seconds": round(time.perf_counter() - begin, 2), "layers_on_disk": from_disk},
-        }
+        result = told(checkpoint, found, probes) | {"text": _told_text(files, store), "refused": refused}
+        result["cost"] |= {"layers_on_disk": from_disk, "seconds": round(time.perf_counter() - begin, 2)}
         write_json(folder.path / RESULT_FILE, result)
         folder.commit()
     return ScanReport(Path(out), result)
