@@ -22,10 +22,11 @@ import numpy as np
 
 from dusk.data.benchmarks import Item, read_benchmark, row_texts
 from dusk.data.collect import collect
-from dusk.data.convert import converted, processors
+from dusk.data.convert import processors
 from dusk.data.fields import RowError, UnwantedError
 from dusk.data.gram_index import GramIndex, Hit, write_index
 from dusk.data.hub import data_files
+from dusk.data.kinds import Kind, fault
 from dusk.data.matches import Match, Ruling, excerpt
 from dusk.data.outputs import DataFolder
 from dusk.data.passes import KEPT, Entry, Judge, Progress, Verdict, run_pass
@@ -206,10 +207,19 @@ class OverlapJudge(Judge):
 
 def compared_text(fields: Mapping[str, Any], *, prompts_only: bool) -> str:
     """What of a row is compared; raises `RowError` for a row of no form that is known."""
-    try:
-        asked, answered = row_texts(converted(fields, source_of(fields)))
-    except UnwantedError:  # sound, and so to be compared; which form it has is not to be told from it
-        asked, answered = " ".join(str(value) for value in fields.values()), ""
+    source = source_of(fields)
+    if source.fields:
+        try:
+            asked, answered = row_texts(source.convert(fields, 0))
+        except UnwantedError:  # sound, and so to be compared, whatever its parts are
+            asked, answered = " ".join(str(value) for value in fields.values()), ""
+    else:
+        wrong = fault(fields, tuple(Kind))
+        if wrong is not None:
+            raise RowError(wrong)
+        asked, answered = row_texts(fields)
+        if isinstance(fields.get("system"), str):
+            asked = f"{fields['system']}\n{asked}"
     return asked if prompts_only else f"{asked}\n{answered}"
 
 

@@ -130,7 +130,7 @@ def parsed_line(line: int, raw: bytes) -> dict[str, Any] | Bad:
         return Bad(line, "empty line")
     try:
         fields = json.loads(raw.decode())
-        if b"\\u" in raw:
+        if b"\\ud" in raw or b"\\uD" in raw:  # how halves of surrogate pairs begin
             json.dumps(fields, ensure_ascii=False).encode()
     except UnicodeDecodeError as error:
         return Bad(line, "not UTF-8", f"byte {raw[error.start]:#04x} at {error.start + 1}{_utf16(raw)}")

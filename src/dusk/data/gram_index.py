@@ -125,14 +125,14 @@ class _Table:
     def candidates(self, words: Words) -> Iterator[Hit]:
         """Runs whose hashes are equal."""
         hashes, at = runs(words, self.n)
-        rows = self._found(hashes)
-        for place, gram in zip(at[rows[0]].tolist(), rows[1].tolist(), strict=True):
-            text = int(np.searchsorted(words.first, place, "right")) - 1
+        which, grams = self._found(hashes)
+        texts = np.searchsorted(words.first, at[which], "right") - 1
+        places = at[which] - words.first[texts]
+        for text, place, gram in zip(texts.tolist(), places.tolist(), grams.tolist(), strict=True):
             begin, end = self.begins[gram], self.begins[gram + 1]
-            first = int(words.first[text])
             owned = zip(self.owners[begin:end].tolist(), self.places[begin:end].tolist(), strict=True)
             for owner, item_place in owned:
-                yield Hit(text, place - first, owner, item_place, self.first_gram + gram, self.n)
+                yield Hit(text, place, owner, item_place, self.first_gram + gram, self.n)
 
     def _found(self, hashes: Hashes) -> tuple[Places, Places]:
         """Which of the hashes are here, and where."""

@@ -11,6 +11,7 @@ messages of which the last is the answer. Other fields are let be.
 
 from collections.abc import Collection, Mapping
 from enum import Enum
+from functools import lru_cache
 from typing import Any
 
 from dusk.data.templates import Message
@@ -34,15 +35,14 @@ class Kind(Enum):
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> "Kind | None":
         """The kind whose fields a row has: the one of most fields, None without any."""
-        for kind in reversed(cls):
-            if all(name in fields for name in kind.value):
-                return kind
-        return None
+        return _kind_of(tuple(fields))
 
 
 def fault(fields: Mapping[str, Any], kinds: Collection[Kind]) -> str | None:
     """What keeps a row from being one of `kinds`; None if nothing does."""
-    kind = next((k for k in reversed(Kind) if k in kinds and all(name in fields for name in k.value)), None)
+    kind = Kind.of(fields)
+    if kind is not None and kind not in kinds:
+        kind = next((k for k in reversed(Kind) if k in kinds and set(k.value) <= set(fields)), None)
     if kind is None:
         wanted = " or ".join(k.shape for k in Kind if k in kinds)
         return f"needs {wanted}, has {', '.join(fields) or 'nothing'}"
@@ -51,6 +51,11 @@ def fault(fields: Mapping[str, Any], kinds: Collection[Kind]) -> str | None:
     if found is None and kind is Kind.PREFERENCE and answer(fields["chosen"]) == answer(fields["rejected"]):
         return "chosen and rejected are the same"
     return found
+
+
+@lru_cache(maxsize=1000)  # rows of a set have the same fields
+def _kind_of(names: tuple[str, ...]) -> Kind | None:
+    return next((kind for kind in reversed(Kind) if set(kind.value) <= set(names)), None)
 
 
 def conversation(fields: Mapping[str, Any]) -> list[Message]:

@@ -5,12 +5,14 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from dusk.data.passes import Codes, Part
 
 _SHOWN = 400  # characters of a text
+_WORD = re.compile(r"[^\W_]+")
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,17 @@ def excerpt(text: str, words: str) -> str:
     """As much of a text as people read, with the place where these words stand in its middle."""
     if len(text) <= _SHOWN:
         return text
-    start = re.search(r"[\W_]+".join(map(re.escape, words.split()[:5])), text, re.IGNORECASE)
-    begin = min(max(0, (start.start() if start else 0) - _SHOWN // 4), len(text) - _SHOWN)
+    begin = min(max(0, _place(text.lower(), words.split()[:5]) - _SHOWN // 4), len(text) - _SHOWN)
     end = begin + _SHOWN
     return f"{'… ' if begin else ''}{text[begin:end]}{' …' if end < len(text) else ''}"
+
+
+def _place(text: str, words: Sequence[str]) -> int:
+    """Where these words stand, whatever is between them; 0 where they do not."""
+    place = text.find(words[0])
+    while place >= 0:
+        found = (match[0] for match in islice(_WORD.finditer(text, place), len(words)))
+        if list(found) == list(words):
+            return place
+        place = text.find(words[0], place + 1)
+    return 0

@@ -26,7 +26,7 @@ _MASKS = np.array([(1 << (8 * size)) - 1 for size in range(_WORD_BYTES + 1)], np
 _LONGEST = 64  # bytes of a word that is hashed by numpy; longer ones (base64, mostly) are few
 _ODD = 0x9E3779B97F4A7C15
 _BASE = 0xD6E8FEB86659FD93  # odd, so that it has an inverse modulo 2**64
-_USUAL, _ALL = 0x3000, 0x110000  # code points: those of alphabets, and all (0.3 s to look through)
+_USUAL = 0x3000  # code points below are looked up in a table, those above as they come
 _MARK = "\0"  # between texts while they are cleaned together
 
 
@@ -120,16 +120,25 @@ def _cleaned(texts: Sequence[str]) -> list[bytes]:
     if wide:
         joined = _MARK.join(texts[place].lower().replace(_MARK, " ") for place in wide)
         codes = np.frombuffer(joined.encode("utf-32-le", "replace"), np.uint32)
-        known = _letters(_USUAL if codes.max(initial=0) < _USUAL else _ALL)
-        blanked = np.where(known[codes], codes, np.uint32(_SPACE))
+        blanked = np.where(_is_word(codes), codes, np.uint32(_SPACE))
         for place, text in zip(wide, blanked.tobytes().decode("utf-32-le").split(_MARK), strict=True):
             cleaned[place] = text.encode()
     return cleaned
 
 
+def _is_word(codes: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
+    """Of each code point whether it is a letter or a digit (or the mark)."""
+    known: npt.NDArray[np.bool_] = _letters()[np.minimum(codes, _USUAL)]
+    rare = codes >= _USUAL
+    if rare.any():
+        distinct, places = np.unique(codes[rare], return_inverse=True)
+        known[rare] = np.array([chr(code).isalnum() for code in distinct.tolist()])[places]
+    return known
+
+
 @cache
-def _letters(count: int) -> npt.NDArray[np.bool_]:
-    """Of the first code points whether they are letters or digits (or the mark)."""
-    table = np.fromiter((chr(code).isalnum() for code in range(count)), np.bool_, count)
+def _letters() -> npt.NDArray[np.bool_]:
+    """The usual code points that are letters or digits (or the mark), and one entry for the others."""
+    table = np.fromiter((chr(code).isalnum() for code in range(_USUAL + 1)), np.bool_, _USUAL + 1)
     table[0] = True
     return table
