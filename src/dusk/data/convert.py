@@ -17,7 +17,7 @@ from dusk.data.fields import RowError, UnwantedError
 from dusk.data.hub import data_files
 from dusk.data.kinds import Kind, fault
 from dusk.data.outputs import DataFolder
-from dusk.data.passes import Codes, Entry, Judge, Part, Progress, Verdict, run_pass
+from dusk.data.passes import Codes, Entry, Judge, Part, Progress, Spread, Verdict, run_pass
 from dusk.data.pii import masked
 from dusk.data.readers import SHOWN, bad_rows_error
 from dusk.data.sources import SOURCES, Source, source_named, source_of
@@ -43,6 +43,7 @@ def convert(
     license: str | None = None,
     rejects: str | Path | None = None,
     workers: int | None = None,
+    spread: Spread | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Make rows of training from the rows of published data sets, into the folder `out`.
@@ -59,6 +60,7 @@ def convert(
         license: of the data, where their folders do not state it.
         rejects: a file for the rows left out, each with its place and reason.
         workers: processes; as many as there are processors.
+        spread: a way to make parts of the work on other machines (see `dusk.data.cluster`).
 
     Returns:
         What the card tells: rows, kept, left_out by reason, masked, licenses.
@@ -79,6 +81,7 @@ def convert(
             folder.parts,
             workers=workers or processors(),
             skip_bad=skip_bad,
+            spread=spread,
             progress=progress,
         )
         choice = _Choice(parts, most, skip_bad)

@@ -29,7 +29,7 @@ from dusk.data.hub import data_files
 from dusk.data.kinds import Kind, fault
 from dusk.data.matches import Match, Ruling, excerpt
 from dusk.data.outputs import DataFolder
-from dusk.data.passes import KEPT, Entry, Judge, Progress, Verdict, run_pass
+from dusk.data.passes import KEPT, Entry, Judge, Progress, Spread, Verdict, run_pass
 from dusk.data.sources import source_of
 from dusk.data.stores import file_digest
 from dusk.data.units import units
@@ -80,6 +80,7 @@ def decontaminate(
     license: str | None = None,
     rejects: str | Path | None = None,
     workers: int | None = None,
+    spread: Spread | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Leave out the rows that overlap with benchmarks, into the folder `out`; `matches.jsonl` shows them.
@@ -93,7 +94,7 @@ def decontaminate(
         item_share: share of an item's words in shared runs above which it matches.
         set_share: share of a set's items above which its matches count; 0 for always.
         common_rows: rows above which a run is a common phrase; 0 for never.
-        skip_bad, license, rejects, workers: as in `dusk.data.convert`.
+        skip_bad, license, rejects, workers, spread: as in `dusk.data.convert`.
 
     Returns:
         What the card tells; `benchmarks` has of each set its items, those too short to be found, those that
@@ -122,6 +123,7 @@ def decontaminate(
             folder.parts,
             workers=workers or processors(),
             skip_bad=skip_bad,
+            spread=spread,
             progress=progress,
         )
         ruling = Ruling(parts, sizes, rule.set_share, rule.common_rows)

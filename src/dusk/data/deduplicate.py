@@ -20,7 +20,7 @@ from dusk.data.fields import RowError
 from dusk.data.hub import data_files
 from dusk.data.minhash import BAND_ROWS, BANDS, NO_WORD, Groups, Signatures, band_keys, likeness, signatures
 from dusk.data.outputs import DataFolder
-from dusk.data.passes import KEPT, Codes, Entry, Judge, Part, Progress, Verdict, run_pass
+from dusk.data.passes import KEPT, Codes, Entry, Judge, Part, Progress, Spread, Verdict, run_pass
 from dusk.data.units import units
 from dusk.data.words import words_of
 from dusk.errors import SettingError
@@ -40,6 +40,7 @@ def deduplicate(
     license: str | None = None,
     rejects: str | Path | None = None,
     workers: int | None = None,
+    spread: Spread | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Leave out rows that stand further ahead, into the folder `out`.
@@ -50,7 +51,7 @@ def deduplicate(
         method: minhash leaves out near duplicates too.
         threshold: the likeness (estimated Jaccard index) from which rows are near duplicates.
         prompts_only: compare what is asked alone.
-        skip_bad, license, rejects, workers: as in `dusk.data.convert`.
+        skip_bad, license, rejects, workers, spread: as in `dusk.data.convert`.
 
     Raises:
         DataError: files that cannot be read, or rows that cannot be used.
@@ -69,6 +70,7 @@ def deduplicate(
             folder.parts,
             workers=workers or processors(),
             skip_bad=skip_bad,
+            spread=spread,
             progress=progress,
         )
         repeats = Repeats(parts, threshold if method == "minhash" else None, folder.scratch)

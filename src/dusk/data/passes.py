@@ -118,6 +118,10 @@ class Part:
                     yield json.loads(line)
 
 
+Spread = Callable[[Sequence[Unit], Judge, Path], None]
+"""Makes parts of a pass in a folder, on other machines."""
+
+
 def run_pass(
     units: Sequence[Unit],
     judge: Judge,
@@ -125,14 +129,19 @@ def run_pass(
     *,
     workers: int,
     skip_bad: bool,
+    spread: Spread | None = None,
     progress: Progress | None = None,
 ) -> list[Part]:
     """Judge every unit; parts already in `folder` are kept. Returns the parts in order.
+
+    `spread` makes parts elsewhere before (see `dusk.data.cluster`).
 
     Raises:
         DataError: rows that cannot be used (without `skip_bad`; 20 of them are named), or a damaged file.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if spread is not None:
+        spread(units, judge, folder)
     total = sum(unit.size_bytes for unit in units)
     parts: list[Part] = []
     done = 0

@@ -22,7 +22,7 @@ from dusk.data.fields import RowError, UnwantedError
 from dusk.data.hub import data_files
 from dusk.data.kinds import conversation, prompt
 from dusk.data.outputs import DataFolder
-from dusk.data.passes import Entry, Judge, Progress, Verdict, run_pass
+from dusk.data.passes import Entry, Judge, Progress, Spread, Verdict, run_pass
 from dusk.data.readers import read_rows
 from dusk.data.sources import source_of
 from dusk.data.stores import file_digest
@@ -61,6 +61,7 @@ def filter_tasks(
     license: str | None = None,
     rejects: str | Path | None = None,
     workers: int | None = None,
+    spread: Spread | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Leave out the rows of some FLAN tasks, into the folder `out`.
@@ -72,7 +73,7 @@ def filter_tasks(
         flan: files or hub ids of FLAN: rows with a task (`task`, `task_name`) and a question (`question`,
             `inputs`, `prompt`), or with the `digest` of one (`question_digest`).
         undecided: what becomes of rows whose task nothing tells.
-        skip_bad, license, rejects, workers: as in `dusk.data.convert`.
+        skip_bad, license, rejects, workers, spread: as in `dusk.data.convert`.
 
     Returns:
         What the card tells; `decided` counts how tasks were told, `undecided` those that were not, by submix.
@@ -98,6 +99,7 @@ def filter_tasks(
             folder.parts,
             workers=workers or processors(),
             skip_bad=skip_bad,
+            spread=spread,
             progress=progress,
         )
         counted = sum((Counter(part.counts) for part in parts), Counter[str]())
