@@ -104,6 +104,7 @@ def test_a_collision_of_hashes_is_no_match(tmp_path: Path, monkeypatch: Any) -> 
         ({"question": "q", "best_answer": "b", "mc1_targets": {}}, ("q", "b")),
         ({"prompt": "q", "completion": "a"}, ("q", "a")),
         ({"text": "t"}, ("t", "")),
+        ({"instruction": "q", "input": "", "output": "a"}, ("q", "a")),
     ],
 )
 def test_items_of_benchmarks(fields: dict[str, Any], texts: tuple[str, str]) -> None:

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dusk.data.fields import RowError, UnwantedError
 from dusk.data.kinds import Kind, answer, fault
 from dusk.data.kinds import prompt as messages_of
 from dusk.data.readers import read_rows
+from dusk.data.sources import source_of
 from dusk.errors import DataError
 
 Fields = Mapping[str, Any]
@@ -43,7 +45,7 @@ def read_benchmark(file: Path) -> Iterator[Item]:
     for row in read_rows(file):
         try:
             prompt, right = item_texts(row.fields)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, RowError, UnwantedError) as error:
             raise DataError(
                 f"{file}:{row.line}: no form of a benchmark that is known (it has {', '.join(row.fields)})",
                 remedy="Give rows with a question and an answer, or with a text.",
@@ -64,6 +66,9 @@ def item_texts(fields: Fields) -> tuple[str, str]:
             return texts(fields)
     if fault(fields, tuple(Kind)) is None:
         return row_texts(fields)
+    source = source_of(fields)
+    if source.fields:
+        return row_texts(source.convert(fields, 0))
     raise KeyError("form")
 
 
