@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -68,14 +69,21 @@ def test_by_rule_and_what_is_preferred(tmp_path: Path, seeds: Path) -> None:
 def test_a_server_that_behaves(tmp_path: Path, seeds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", "secret-key")
     cache = tmp_path / "answers.jsonl"
-    with serving(good) as (url, server):
+    both = Barrier(2)
+
+    def together(handler: Flawed, body: dict[str, Any], number: int) -> None:
+        if number <= 2:
+            both.wait(30)  # for the other: they are asked at a time
+        good(handler, body, number)
+
+    with serving(together) as (url, server):
         how = {
             "server": url,
             "model": "m",
             "concurrency": 4,
             "key_variable": "MY_KEY",
             "cache": cache,
-            **QUICK,
+            "timeout_seconds": 60.0,
         }
         told = math_alignment(tmp_path / "a", data=[seeds], price_in=100.0, price_out=200.0, **how)
         again = math_instruct(tmp_path / "b", data=[seeds], **how)
