@@ -104,3 +104,35 @@ def test_other_architectures_are_checked_by_loading(tmp_path: Path) -> None:
     assert verify(folder, forward=True).problems == (
         "missing keys: gpt_neox.layers.1.mlp.dense_h_to_4h.weight",
     )
+
+
+def test_with_digests_any_flipped_bit_is_found(model_folder: Models, tmp_path: Path) -> None:
+    """In the header's padding, in the first and last byte of the data, and at random places between."""
+    import random
+
+    scale(model_folder("llama", dtype="bfloat16"), tmp_path / "out")
+    folder, file = tmp_path / "out", tmp_path / "out" / "model.safetensors"
+    assert "digests written" in verify(folder, write=True).checked
+    report = verify(folder)
+    assert report.ok, report
+    assert "digests" in report.checked
+    whole = file.read_bytes()
+    header_end = 8 + int.from_bytes(whole[:8], "little")
+    draw = random.Random(0)
+    places = [8, header_end - 1, header_end, len(whole) - 1, *(draw.randrange(len(whole)) for _ in range(40))]
+    for place in places:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << draw.randrange(8)
+        file.write_bytes(damaged)
+        assert not verify(folder).ok, place
+    damaged = bytearray(whole)
+    damaged[-1] ^= 1
+    file.write_bytes(damaged)
+    assert len(verify(folder).problems) == 1
+    file.write_bytes(whole)
+    edit(folder, rope_theta=1.0)
+    assert verify(folder).problems == ("config.json is not what it was when its digest was written",)
+    assert verify(folder, write=True).ok
+    assert verify(folder).ok
+    (folder / "generation_config.json").unlink()
+    assert verify(folder).problems == ("generation_config.json is gone",)

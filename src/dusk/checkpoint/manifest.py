@@ -43,7 +43,8 @@ def installed_versions(*packages: str) -> dict[str, str]:
 class Manifest:
     """The fields of `dusk.json`; `layer_map` as `LayerMap.to_json` gives it, None where none was used.
 
-    `results` holds what was measured, `lineage` the manifests of the inputs' own inputs where known.
+    `results` holds what was measured, `lineage` the manifests of the inputs' own inputs where known,
+    `digests` those of the folder's bytes where they were asked for (`verify` with `write`).
     """
 
     command: str
@@ -53,6 +54,7 @@ class Manifest:
     versions: Mapping[str, str] = field(default_factory=installed_versions)
     results: Mapping[str, Any] = field(default_factory=dict)
     lineage: tuple[Mapping[str, Any], ...] = ()
+    digests: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The manifest as JSON values."""
@@ -65,6 +67,7 @@ class Manifest:
             "versions": dict(self.versions),
             "results": dict(self.results),
             **({"lineage": [dict(ancestor) for ancestor in self.lineage]} if self.lineage else {}),
+            **({"digests": dict(self.digests)} if self.digests else {}),
         }
 
 
@@ -90,6 +93,7 @@ def read_manifest(folder: Path) -> Manifest | None:
             versions=data.get("versions", {}),
             results=data.get("results", {}),
             lineage=tuple(data.get("lineage", ())),
+            digests=data.get("digests", {}),
         )
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{file} is no manifest of dusk: {error!r}.") from error

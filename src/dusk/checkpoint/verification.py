@@ -1,14 +1,15 @@
 """Is this folder a whole model? Structure and config against weights, and, if asked, a forward pass."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dusk.checkpoint.deepen import per_layer_fields
+from dusk.checkpoint.digests import differences, folder_digests
 from dusk.checkpoint.expected import expected_tensors, has_redundant_head, misfits
 from dusk.checkpoint.folder import Checkpoint, open_checkpoint
 from dusk.checkpoint.hub import resolve
-from dusk.checkpoint.manifest import read_manifest
+from dusk.checkpoint.manifest import Manifest, read_manifest, write_manifest
 from dusk.errors import CheckpointError
 from dusk.skips import config_problems
 
@@ -42,10 +43,12 @@ class VerifyReport:
         return {"ok": self.ok, **asdict(self)}
 
 
-def verify(model: str | Path, *, forward: bool = False) -> VerifyReport:
+def verify(model: str | Path, *, forward: bool = False, write: bool = False) -> VerifyReport:
     """Checks a model folder or hub id; faults of the model are in the report and not raised.
 
-    Without `forward` only the config and the headers are read. With it, transformers loads the model
+    Where `dusk.json` holds digests, every byte is read and compared with them; `write` writes them there,
+    for a model without problems. Else only the config and the headers are read.
+    With `forward`, transformers loads the model
     and its logits on a short input are compared with and without the KV cache.
     Raises `CheckpointError` when there is no such folder or hub id.
     """
@@ -61,6 +64,8 @@ def verify(model: str | Path, *, forward: bool = False) -> VerifyReport:
         checked.append("names and shapes")
     else:
         warnings.append("Names and shapes of this architecture are checked by a forward pass only.")
+    if not problems:
+        problems += _digest_problems(checkpoint, checked, write=write)
     if not forward or problems:
         return VerifyReport(str(path), tuple(checked), tuple(problems), tuple(warnings))
     from dusk.checkpoint.forward import forward_check  # lazy: torch and transformers
@@ -108,4 +113,16 @@ def _manifest_problems(checkpoint: Checkpoint) -> list[str]:
     stated = manifest.layer_map["layers"] if manifest and manifest.layer_map else checkpoint.layout.layers
     if stated != checkpoint.layout.layers:
         return [f"dusk.json says {stated} layers, the model has {checkpoint.layout.layers}"]
+    return []
+
+
+def _digest_problems(checkpoint: Checkpoint, checked: list[str], *, write: bool) -> list[str]:
+    manifest = read_manifest(checkpoint.path)
+    if write:
+        made = replace(manifest or Manifest("verify"), digests=folder_digests(checkpoint))
+        write_manifest(checkpoint.path, made)
+        checked.append("digests written")
+    elif manifest and manifest.digests:
+        checked.append("digests")
+        return differences(manifest.digests, folder_digests(checkpoint))
     return []

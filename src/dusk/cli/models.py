@@ -84,12 +84,13 @@ def inspect(model: str, as_json: bool) -> None:
 @click.command()
 @click.argument("model")
 @click.option("--forward", is_flag=True, help="load it, too: are logits with and without the cache equal?")
+@click.option("--write", is_flag=True, help="write digests of every byte, which later checks compare with")
 @click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
-def verify(model: str, forward: bool, as_json: bool) -> None:
+def verify(model: str, forward: bool, write: bool, as_json: bool) -> None:
     """Check a model."""
     from dusk.checkpoint import verify as verify_model
 
-    report = verify_model(model, forward=forward)
+    report = verify_model(model, forward=forward, write=write)
     if as_json:
         show_json(report)
     for warning in () if as_json else report.warnings:
