@@ -17,7 +17,7 @@ from dusk.train.precision import computing
 from dusk.train.preference import answer_log_probabilities
 from dusk.train.settings import Precision
 
-_CAPACITY = 16384  # tokens of one pass
+_CAPACITY = {"cpu": 4096, "cuda": 16384}  # tokens of one pass: as many as in training
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def document_nats(
     device = model.get_output_embeddings().weight.device
     nats = np.zeros(store.documents)
     lengths = store.unit_lengths()
-    bins = best_fit(lengths, _CAPACITY, np.argsort(lengths, kind="stable"))
+    bins = best_fit(lengths, _CAPACITY[device.type], np.argsort(lengths, kind="stable"))
     with packed(model, backend), as_forward(model, answer_log_probabilities), computing(precision, device):
         for units in dealt(bins):
             batch = {name: value.to(device) for name, value in packed_batch(store, units).items()}
