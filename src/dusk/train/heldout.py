@@ -59,7 +59,7 @@ def document_nats(
     device = model.get_output_embeddings().weight.device
     nats = np.zeros(store.documents)
     lengths = store.unit_lengths()
-    bins = best_fit(lengths, _CAPACITY[device.type], np.argsort(lengths, kind="stable"))
+    bins = best_fit(lengths, _CAPACITY.get(device.type, 4096), np.argsort(lengths, kind="stable"))
     with packed(model, backend), as_forward(model, answer_log_probabilities), computing(precision, device):
         for units in dealt(bins):
             batch = {name: value.to(device) for name, value in packed_batch(store, units).items()}
