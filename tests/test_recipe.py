@@ -1,7 +1,12 @@
+import re
+from pathlib import Path
+
 import pytest
 import yaml
+from click.testing import CliRunner
 
 import fake_stages
+from dusk.cli.main import dusk
 from dusk.errors import RecipeError
 from dusk.recipe import KINDS, demo_recipe, load_recipe, parse_recipe
 from dusk.recipe.fingerprint import fingerprints
@@ -223,3 +228,31 @@ def test_the_seeds_of_the_full_demo_share_what_no_seed_changes():
     one, other = (fingerprints(demo_recipe(full=True, seed=seed)) for seed in (0, 1))
     same = {name for name in one if one[name] == other[name]}
     assert same == {"base", "base_decayed", "docs", "problems", "scaled"}
+
+
+def test_the_full_recipe_is_whole_but_for_its_data():
+    path = Path(__file__).parent.parent / "recipes" / "solar-10.7b.yaml"
+    found = load_recipe(path, need_files=False)
+    assert found.ranks == 32
+    assert found.uses("merge_v1") == ("candidate_1", "candidate_2")
+    assert found.stages["scaled"].given() == {"base": "mistral", "drop": 8, "architecture": "llama"}
+    assert len(found.absent_files()) == 8
+    with pytest.raises(RecipeError) as refused:
+        load_recipe(path)
+    assert "alpaca_gpt4.jsonl" in str(refused.value)
+
+
+def test_a_dry_run_says_what_would_be_run(tmp_path):
+    path = Path(__file__).parent.parent / "recipes" / "solar-10.7b.yaml"
+    shown = CliRunner().invoke(dusk, ["run", str(path), "--out", str(tmp_path / "run"), "--dry-run"])
+    assert shown.exit_code == 0, shown.output
+    assert re.search(r"^candidate_2 +align +sft_v3_v4$", shown.output, re.MULTILINE)
+    assert "Training on 4 x 8 GPUs." in shown.output
+    assert shown.output.count("Not here yet: ") == 8
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("key", "value"), [("gpus", 0), ("nodes", -1), ("gpus", "many")])
+def test_numbers_of_gpus_that_are_none(key, value):
+    with pytest.raises(RecipeError, match=key):
+        parse_recipe({"name": "r", key: value, "stages": {"a": {"kind": "model", "path": "dusk:constant"}}})

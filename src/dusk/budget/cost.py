@@ -32,8 +32,8 @@ from dataclasses import dataclass
 from dusk.budget.machines import Machine
 from dusk.budget.shape import Shape
 
-MFU = 0.40
-"""Measured on 8 H100: 33 to 46 % for models of 7B to 13B (torchtitan, llm-foundry); see docs/scale.md."""
+MFU = 0.46
+"""Measured by llm-foundry on 8 H100 at 7B without checkpointing; see docs/scale.md for what others measured."""
 PUE = 1.2
 """Power of the data centre to power of its machines; a stated input."""
 HOST_WATTS = 0.8

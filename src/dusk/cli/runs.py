@@ -18,6 +18,7 @@ _FULL_SEEDS = 5
 @click.command()
 @click.argument("recipe")
 @click.option("--out", metavar="DIR", required=True, help="the run folder")
+@click.option("--dry-run", is_flag=True, help="say what would be run; data need not be there yet")
 @click.option("--jobs", metavar="N", type=click.IntRange(1), help="stages side by side")
 @click.option(
     "--reuse", metavar="DIR", multiple=True, help="another run folder; what it has finished alike is copied"
@@ -25,11 +26,20 @@ _FULL_SEEDS = 5
 @click.option("--seed", metavar="N", type=click.IntRange(0), help="in place of the recipe's")
 @click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
 def run(
-    recipe: str, out: str, jobs: int | None, reuse: tuple[str, ...], seed: int | None, as_json: bool
+    recipe: str,
+    out: str,
+    dry_run: bool,
+    jobs: int | None,
+    reuse: tuple[str, ...],
+    seed: int | None,
+    as_json: bool,
 ) -> None:
     """Run a recipe."""
     from dusk.recipe import load_recipe
 
+    if dry_run:
+        _show_stages(load_recipe(recipe, seed=seed, need_files=False), as_json)
+        return
     done = _run(load_recipe(recipe, seed=seed), out, jobs, reuse)
     if done.node:
         click.echo(f"node {done.node}: node 0 has ended its run")
@@ -39,6 +49,23 @@ def run(
         show_json({**done.to_json(), "report": str(path)})
         return
     _show(done, path)
+
+
+def _show_stages(recipe: "Recipe", as_json: bool) -> None:
+    """The stages in their order, what each uses, and the files that are not here yet."""
+    absent = recipe.absent_files()
+    if as_json:
+        stages = {name: {"kind": stage.kind, **stage.shown()} for name, stage in recipe.stages.items()}
+        show_json({"name": recipe.name, "ranks": recipe.ranks, "stages": stages, "absent": absent})
+        return
+    rows = [[name, stage.kind, ", ".join(recipe.uses(name))] for name, stage in recipe.stages.items()]
+    width = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:2]]
+    for name, kind, uses in rows:
+        click.echo(f"{name:<{width[0]}}  {kind:<{width[1]}}  {uses}".rstrip())
+    if recipe.ranks > 1:
+        click.echo(f"Training on {recipe.nodes or 1} x {recipe.gpus or 1} GPUs.")
+    for path in absent:
+        click.echo(f"Not here yet: {path}")
 
 
 @click.command()

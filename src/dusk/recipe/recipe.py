@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
@@ -47,6 +48,16 @@ class Recipe(BaseModel):
         settings = self.stages[name]
         named = (stage_of(text, self.stages) for _, text in referring(settings))
         return tuple(dict.fromkeys(stage for stage in named if stage is not None))
+
+    def absent_files(self) -> list[str]:
+        """The files of this machine that stages name and that are not there."""
+        named = {
+            text: None
+            for settings in self.stages.values()
+            for _, text in referring(settings)
+            if Path(text).is_absolute() and not Path(text).exists()
+        }
+        return list(named)
 
     def to_yaml(self) -> str:
         """The resolved recipe: every default merged in, every seed named. It is a recipe again."""
