@@ -160,6 +160,13 @@ class TestRecipes:
         assert told["inputs"]["mfu"] == 0.5
         assert told["totals"]["gpu_hours"] > 1000
 
+    def test_what_takes_less_than_full_training_is_said(self, mistral: Path, tmp_path: Path):
+        text = RECIPE.read_text().replace("    epochs: 1\n", "    epochs: 1\n    optimizer: adamw-bf16\n")
+        (tmp_path / "bf16.yaml").write_text(text)
+        words = ["budget", str(tmp_path / "bf16.yaml"), "--gpus", "8xH200", "--config", f"mistral={mistral}"]
+        shown = CliRunner().invoke(dusk, words)
+        assert "which takes more: candidate_1, candidate_2." in shown.output
+
     def test_a_model_that_is_not_here_is_named_with_the_remedy(self):
         with pytest.raises(RecipeError, match="--config mistral="):
             budget(RECIPE, parse_machine("8xH100"))

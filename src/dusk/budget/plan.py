@@ -21,13 +21,17 @@ DEFAULT_BATCH = 8192
 
 @dataclass(frozen=True)
 class StageBudget:
-    """One stage: the model that comes out of it, and the cost of its training, if it trains."""
+    """One stage: the model that comes out of it, and the cost of its training, if it trains.
+
+    `as_adamw`: the stage has adapters or another optimizer, and is costed as full training with AdamW all the same.
+    """
 
     name: str
     kind: str
     parameters: int | None
     tokens: int | None = None
     cost: Cost | None = None
+    as_adamw: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,9 @@ class _Reading:
             return StageBudget(name, settings.kind, shape.parameters)
         work = _work(shape, settings)
         made = cost(work, self.machine, **self.inputs)
-        return StageBudget(name, settings.kind, shape.parameters, work.tokens, made)
+        return StageBudget(
+            name, settings.kind, shape.parameters, work.tokens, made, _lighter(settings.given())
+        )
 
     def _shape(self, name: str, settings: StageSettings) -> Shape | None:
         """The model that a stage makes; None where it makes none, or starts from one that has failed."""
@@ -149,6 +155,12 @@ def _depth(base: Shape, given: Mapping[str, Any]) -> int:
         wanted = parse_size(given["params"]) - base.table_parameters
         return round(wanted / base.layer_parameters)
     return len(LayerMap.depthwise(base.layers, given.get("drop")))
+
+
+def _lighter(given: Mapping[str, Any]) -> bool:
+    """Whether a stage holds less than full training with AdamW does."""
+    adapters = any(key.startswith("lora") and value for key, value in given.items())
+    return adapters or given.get("optimizer") not in (None, "adamw")
 
 
 def _work(shape: Shape, settings: StageSettings) -> Work:

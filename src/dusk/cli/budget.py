@@ -68,6 +68,9 @@ def _show(made: Budget, mfu: float) -> None:
             f"Does not fit {gpu.memory_gb:g} GB: {', '.join(short)}. More GPUs, fewer micro_batch_tokens, or "
             "gradient_checkpointing."
         )
+    lighter = [stage.name for stage in made.stages if stage.as_adamw]
+    if lighter:
+        click.echo(f"Costed as full training with AdamW, which takes more: {', '.join(lighter)}.")
     bound = [stage.name for stage in made.stages if stage.cost is not None and stage.cost.communication_bound]
     if bound:
         click.echo(f"Bound by communication: {', '.join(bound)}. More micro_batch_tokens.")
