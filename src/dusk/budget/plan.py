@@ -23,7 +23,7 @@ DEFAULT_BATCH = 8192
 class StageBudget:
     """One stage: the model that comes out of it, and the cost of its training, if it trains.
 
-    `as_adamw`: the stage has adapters or another optimizer, and is costed as full training with AdamW all the same.
+    `as_adamw`: the stage has adapters or another optimizer, and is still costed as full training with AdamW.
     """
 
     name: str
