@@ -105,7 +105,7 @@ def dpo_by_dusk(work: Path, precision: str) -> Figures:
         steps=[work / "pairs.jsonl"],
         progress=progress,
         precision=precision,
-        **{**SETTINGS, "tokens": None, "batch_tokens": 10**6, "micro_batch_tokens": 1024},
+        **{**SETTINGS, "tokens": None, "batch_tokens": 10**6},
     )
     row = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
     return clock.figures([row[name] for name in ("loss", "grad_norm", "logps/chosen", "logps/rejected")])
