@@ -142,6 +142,9 @@ class ScaleStage(StageSettings):
     params: str | None = Field(None, description="size of the result, such as 11B")
     layers: str | None = Field(None, description="the layers by name, such as 0-23,8-31")
     fresh: Literal["copy", "identity"] | None = Field(None, description="how repeated layers start [copy]")
+    rule: Literal["depthwise", "stack", "in-place", "llama-pro"] | None = Field(
+        None, description="the rule of growth for that size [depthwise]"
+    )
     architecture: Literal["llama", "solar-pro"] | None = Field(None, description="write it as")
     skips: str | None = Field(None, description="skip connections: published, none, or 3-5,6-9")
     skip_weights: list[Share] | None = Field(

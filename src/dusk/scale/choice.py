@@ -5,7 +5,10 @@ import re
 from dusk.checkpoint import Checkpoint
 from dusk.errors import LayerMapError, SettingError
 from dusk.layers import LayerMap
+from dusk.scale.rules import RULES
 
+DEFAULT_RULE = "depthwise"
+_BY_SIZE = "Give `to` or `params`."
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 _SIZE = re.compile(r"(\d{1,16}(?:\.\d{1,9})?)([KMBT]?)", re.ASCII)
 
@@ -18,6 +21,7 @@ def choose_map(
     params: int | str | None,
     layers: str | LayerMap | None,
     fresh: str,
+    rule: str = DEFAULT_RULE,
 ) -> tuple[LayerMap, list[str]]:
     """The layer map, and notes on what was chosen for the user.
 
@@ -30,6 +34,12 @@ def choose_map(
             f"{' and '.join(f'`{name}`' for name in given)} each choose the layers.",
             remedy="Give one of them.",
         )
+    if rule not in RULES:
+        raise SettingError(f"`rule` is {rule!r}; it is one of {', '.join(RULES)}.")
+    if rule != DEFAULT_RULE and (layers is not None or drop is not None):
+        raise SettingError(
+            f"`rule` {rule} has no `{given[0]}`: it goes by the size.", remedy="Give `to` or `params`."
+        )
     if fresh not in ("copy", "identity"):
         raise SettingError(f"`fresh` is {fresh!r}; it is `copy` or `identity`.")
     depth, notes = base.layout.layers, []
@@ -37,13 +47,15 @@ def choose_map(
         layer_map = layers if isinstance(layers, LayerMap) else LayerMap.parse(layers, depth)
         _require_base(layer_map, base)
     elif to is not None:
-        layer_map = LayerMap.to_depth(depth, to)
+        layer_map = RULES[rule](depth, to)
     elif params is not None:
-        layer_map = nearest_map(base, parse_size(params))
+        layer_map = RULES[rule](depth, len(nearest_map(base, parse_size(params))))
         size = target_parameters(base, layer_map)
         notes.append(f"nearest to {params} parameters: {len(layer_map)} layers, {size:,} parameters")
-    else:
+    elif rule == DEFAULT_RULE:
         layer_map = LayerMap.depthwise(depth, drop)
+    else:
+        raise SettingError(f"`rule` {rule} goes by the size.", remedy=_BY_SIZE)
     return (layer_map.with_identity_copies() if fresh == "identity" else layer_map), notes
 
 

@@ -33,7 +33,7 @@ from dusk.checkpoint import (
 from dusk.checkpoint.shards import SHARD_LIMIT_BYTES
 from dusk.layers import LayerMap
 from dusk.scale.architecture import Architecture
-from dusk.scale.choice import choose_map
+from dusk.scale.choice import DEFAULT_RULE, choose_map
 from dusk.scale.form import Form
 from dusk.scale.identity import constant_bytes, constant_parts, model_type, require_identity
 
@@ -74,6 +74,7 @@ def scale(
     params: int | str | None = None,
     layers: str | LayerMap | None = None,
     fresh: str = "copy",
+    rule: str = DEFAULT_RULE,
     architecture: Architecture | None = None,
     skips: str | None = None,
     skip_weights: Sequence[float] | None = None,
@@ -87,8 +88,8 @@ def scale(
 
     One of `drop` (the paper's m), `to` (layers), `params` (such as `"11B"`, the nearest map) and `layers`
     (such as `"0-23,8-31"`) chooses the map; without any, a quarter of the layers is dropped on each side
-    of the seam (SOLAR 10.7B, arXiv 2312.15166, section 2). `fresh="identity"` zeroes the residual outputs
-    of every later occurrence of a layer.
+    of the seam (SOLAR 10.7B, arXiv 2312.15166, section 2). `rule` makes another map of that size
+    (`dusk.scale.rules`). `fresh="identity"` zeroes the residual outputs of every later occurrence of a layer.
 
     `architecture` writes a base of the Llama family (Llama, Mistral, Phi-3, Solar Pro) as `llama` or
     `solar-pro`. `skips` gives the result block skip connections: `published` (Solar Pro's, at another depth in
@@ -106,14 +107,23 @@ def scale(
     form = Form(architecture, skips, skip_weights, pad_vocabulary, with_remote_code)
     opened = open_checkpoint(base)
     checkpoint, seen = form.base(opened)
-    layer_map, notes = choose_map(checkpoint, drop=drop, to=to, params=params, layers=layers, fresh=fresh)
+    layer_map, notes = choose_map(
+        checkpoint, drop=drop, to=to, params=params, layers=layers, fresh=fresh, rule=rule
+    )
     if any(layer_map.fresh):
         require_identity(checkpoint, layer_map)
     config, changed = deepen_config(checkpoint.config, checkpoint.layout, layer_map)
     config, formed = form.config(config, len(layer_map))
     tensors = form.tensors(deeper_tensors(checkpoint, layer_map), checkpoint)
     shards = plan_shards(in_byte_order(tensors), shard_limit_bytes)
-    settings = {"drop": drop, "to": to, "params": params, "layers": layer_map.spec(), "fresh": fresh}
+    settings = {
+        "drop": drop,
+        "to": to,
+        "params": params,
+        "layers": layer_map.spec(),
+        "fresh": fresh,
+        "rule": rule,
+    }
     settings |= form.to_json()
     plan = _Plan(opened, form, layer_map, config, shards, settings, begin)
     shared_bytes = 0 if dry_run else _write(plan, Path(out), progress)

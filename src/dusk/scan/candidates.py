@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from dusk.errors import LayerMapError, SettingError
 from dusk.layers import LayerMap
+from dusk.scale.rules import in_place
 
 TWO_COPIES = "two copies"
 REPEATED_BLOCK = "block repeated"
@@ -76,12 +77,11 @@ def _repeated_blocks(layers: int, target: int) -> Iterator[LayerMap]:
 
 
 def _in_place(layers: int, target: int) -> Iterator[LayerMap]:
+    yield in_place(layers, target)
     added = target - layers
-    spread = {(2 * number + 1) * layers // (2 * added) for number in range(added)}
-    runs = [set(range(begin, begin + added)) for begin in range(layers - added + 1)]
-    for doubled in [spread, *runs]:
-        source = [layer for layer in range(layers) for _ in range(1 + (layer in doubled))]
-        yield LayerMap.of(source, layers)
+    for begin in range(layers - added + 1):
+        doubled = range(begin, begin + added)
+        yield LayerMap.of([layer for layer in range(layers) for _ in range(1 + (layer in doubled))], layers)
 
 
 def _own(layers: int, target: int, specs: Sequence[str]) -> list[LayerMap]:
