@@ -3,7 +3,6 @@
 All functions write into arrays that they are given: nothing is allocated in the loops that call them.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -24,12 +23,9 @@ _UPPER = np.uint32(0xFFFF0000)
 _ONE = np.uint32(1)
 _JUST_UNDER_HALF = np.uint32(0x7FFF)
 _EXPONENT = np.uint16(0x7F80)
-_QUIET = np.uint16(0x40)
-
-
-def precision(dtypes: Iterable[str]) -> np.dtype[Any]:
-    """The type to compute in: float32 where all are of 16 bits, else float64, so that one rounding is left."""
-    return np.dtype(np.float32 if set(dtypes) <= {"BF16", "F16"} else np.float64)
+_WIDE_EXPONENT = np.uint64(0x7FF << 52)
+_HIGHER = np.uint64(45 << 52 | 1 << 51)
+_LEAST_ADDED = 1.5 * 2.0 ** (45 - 126)
 
 
 def decode(stored: NDArray[Any], dtype: str, out: Array) -> None:
@@ -43,10 +39,15 @@ def decode(stored: NDArray[Any], dtype: str, out: Array) -> None:
 
 
 def encode(values: Array, dtype: str, out: NDArray[Any]) -> None:
-    """Values as they are stored, rounded to nearest, ties to even; what overflows becomes infinite."""
-    with np.errstate(over="ignore"):
+    """float64 as it is stored, rounded once to nearest, ties to even; what overflows becomes infinite.
+
+    Overwrites `values`.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
         if dtype == "BF16":
-            _encode_bfloat16(values, out)
+            round_to_bfloat16(values, np.empty_like(values))
+            bits = values.astype(np.float32).view(np.uint32)
+            np.copyto(out, np.right_shift(bits, _HALF, out=bits), casting="unsafe")
         else:
             np.copyto(out, values, casting="same_kind")
 
@@ -58,30 +59,20 @@ def all_finite(stored: NDArray[Any], dtype: str) -> bool:
     return bool(np.isfinite(stored).all())
 
 
-def _encode_bfloat16(values: Array, out: NDArray[np.uint16]) -> None:
-    narrow = values if values.dtype == np.float32 else _to_odd(values)
-    bits = narrow.view(np.uint32).copy()
-    _round(bits, np.empty_like(bits))
-    np.right_shift(bits, _HALF, out=bits)
-    np.copyto(out, bits, casting="unsafe")
-    nan = np.isnan(values)
-    if nan.any():  # rounding would carry a NaN's bits into its sign
-        upper = (narrow.view(np.uint32)[nan] >> _HALF).astype(np.uint16)
-        out[nan] = upper | _QUIET
+def round_to_bfloat16(values: Array, scratch: Array) -> None:
+    """Rounds float64 to eight significant bits, ties to even, in place: to bfloat16s, or beyond the largest.
 
-
-def _to_odd(values: Array) -> NDArray[np.float32]:
-    """float64 as float32 with the last bit set where it is inexact, so that no second rounding is felt.
-
-    Boldo and Melquiond 2008, "Emulation of FMA and correctly rounded sums", section 2: rounding to odd.
+    Adding 1.5 * 2^(e + 45) to a value of exponent e leaves the sum no bit below 2^(e - 7), bfloat16's last
+    place; taking it away again is exact. Below 2^-126 the last place stays 2^-133. What is infinite, NaN
+    or over 2^978 stays as it is: there e + 45 overflows into NaN or the sign, and the least one is added.
+    -0 becomes 0.
     """
-    near = values.astype(np.float32)
-    bits = near.view(np.int32)
-    past = np.abs(near.astype(np.float64)) > np.abs(values)
-    inexact = (near != values) & ~np.isnan(values)
-    np.subtract(bits, 1, out=bits, where=past & inexact)  # towards zero, then the odd neighbour
-    np.bitwise_or(bits, 1, out=bits, where=inexact)
-    return near
+    added = scratch.view(np.uint64)
+    np.bitwise_and(values.view(np.uint64), _WIDE_EXPONENT, out=added)
+    np.add(added, _HIGHER, out=added)
+    np.fmax(scratch, _LEAST_ADDED, out=scratch)
+    np.add(values, scratch, out=values)
+    np.subtract(values, scratch, out=values)
 
 
 def _round(bits: NDArray[np.uint32], scratch: NDArray[np.uint32]) -> None:
@@ -103,18 +94,23 @@ def decode_pairs(pairs: NDArray[np.uint32], out: NDArray[np.float32]) -> None:
     np.bitwise_and(pairs, _UPPER, out=upper)
 
 
-def encode_pairs(values: NDArray[np.float32], scratch: NDArray[np.float32], out: NDArray[np.uint32]) -> bool:
+def encode_pairs(values: Array, scratch: NDArray[np.uint8], out: NDArray[np.uint32]) -> bool:
     """The inverse of `decode_pairs`, rounded as `encode`; overwrites `values` (2, words).
 
-    Whether all stored values are finite. NaNs survive as long as their lower 16 bits are zero, as in
-    all that is computed from bfloat16.
+    `scratch` has as many bytes as `values`. Whether all stored values are finite. NaNs in float32 survive as
+    long as their lower 16 bits are zero, as in all that is computed from bfloat16.
     """
-    bits = values.view(np.uint32)
-    _round(bits, scratch.view(np.uint32))
+    narrow = scratch.view(np.float32)[: values.size].reshape(values.shape)
     with np.errstate(over="ignore", invalid="ignore"):
-        total = np.add.reduce(values, axis=None)  # infinite or NaN where a single value is
-    finite = bool(np.isfinite(total)) or bool(np.isfinite(values).all())
-    lower, upper = bits
+        if values.dtype == np.float64:
+            round_to_bfloat16(values, scratch.view(np.float64).reshape(values.shape))
+            np.copyto(narrow, values, casting="same_kind")
+        else:
+            _round(values.view(np.uint32), narrow.view(np.uint32))
+            narrow = values
+        total = np.add.reduce(narrow, axis=None)  # infinite or NaN where a single value is
+    finite = bool(np.isfinite(total)) or bool(np.isfinite(narrow).all())
+    lower, upper = narrow.view(np.uint32)
     np.right_shift(lower, _HALF, out=lower)
     np.bitwise_and(upper, _UPPER, out=upper)
     np.bitwise_or(lower, upper, out=out)

@@ -9,7 +9,7 @@ that SOLAR 10.7B was released as (arXiv 2312.15166, table 7, Average(0.5, 0.5)).
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import isfinite
+from math import frexp, isfinite
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ from dusk.errors import SettingError
 from dusk.merge.floats import Array
 from dusk.merge.gradient import Gradient, at
 from dusk.merge.method import Chosen, Totals
+
+_LEAST_FLOAT32 = 2.0**-16  # the least bfloat16 times this is the least float32
 
 
 def normalised(weights: Sequence[float]) -> list[float]:
@@ -41,6 +43,18 @@ def weighted_sum(tensors: Sequence[Array], weights: Sequence[float]) -> Array:
     return total
 
 
+def summed(weights: Sequence[float], *, is_linear: bool = False) -> Chosen:
+    """The weighted sum, in float32 where one of bfloat16 is then rounded as from the exact sum.
+
+    That holds for two terms with powers of two for weights, such as the plain mean: the products are exact,
+    and a sum of two numbers of p bits, rounded to 2p + 2 bits or more and then to p, is rounded as at once
+    (Figueroa 1995, "When is double rounding innocuous?").
+    """
+    felt = [abs(weight) for weight in weights if weight]
+    powers = all(frexp(weight)[0] == 0.5 and _LEAST_FLOAT32 <= weight <= 1 for weight in felt)
+    return Chosen(partial(weighted_sum, weights=weights), is_linear, powers and len(felt) <= 2)
+
+
 @dataclass(frozen=True)
 class Linear:
     """The mean with these weights, one gradient a model; divided by their sum at every place."""
@@ -54,7 +68,7 @@ class Linear:
 
     def choose(self, place: float, totals: Totals | None) -> Chosen:
         """The weights at this place."""
-        return Chosen(partial(weighted_sum, weights=normalised([at(w, place) for w in self.weights])))
+        return summed(normalised([at(w, place) for w in self.weights]))
 
     def settings(self) -> dict[str, Any]:
         """The weights as they apply: divided by their sum where they do not change with depth."""

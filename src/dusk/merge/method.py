@@ -16,10 +16,14 @@ Combine = Callable[[Sequence[Array]], Array]
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """How one tensor is combined; `is_linear` where a method fell back to the weighted mean."""
+    """How one tensor is combined: in float64, or in float32 where bfloat16's values then round the same.
+
+    `is_linear` where a method fell back to the weighted mean.
+    """
 
     combine: Combine
     is_linear: bool = False
+    float32_suffices: bool = False
 
 
 class Method(Protocol):

@@ -6,14 +6,13 @@ A piece is small enough that what is done to it finds it in the processor's cach
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dusk.checkpoint import TensorEntry
 from dusk.checkpoint.positioned import InputFile, block_memory
-from dusk.merge.floats import STORED, Array, all_finite, decode, decode_pairs, encode, encode_pairs, precision
+from dusk.merge.floats import STORED, Array, all_finite, decode, decode_pairs, encode, encode_pairs
 
 PIECE_ELEMENTS = 1 << 17
 _WIDEST_BYTES = 8
@@ -26,9 +25,9 @@ Bytes = NDArray[np.uint8]
 class Piece:
     """Elements `begin` to `begin + count` of one tensor in every model.
 
-    `values` are of one shape and in one order. Where all models store bfloat16 they are `paired`, in the
-    order of `decode_pairs`; a zero that belongs to no element may then come last. The arrays are
-    overwritten when the next piece is read.
+    `values` are of one shape and in one order: float64, or float32 where that was asked for. Where all models
+    store bfloat16 they are `paired`, in the order of `decode_pairs`; a zero that belongs to no element may
+    then come last. The arrays are overwritten when the next piece is read.
     """
 
     begin: int
@@ -46,18 +45,20 @@ class Lane:
         self.block_bytes: Bytes = np.frombuffer(self.block, np.uint8)
         self.raw_bytes = PIECE_ELEMENTS * _WIDEST_BYTES
         self._stored = np.empty((models, self.raw_bytes), np.uint8)  # what stays untouched takes no memory
-        self._values = np.empty((models + 1, self.raw_bytes), np.uint8)
+        self._values = np.empty((models, self.raw_bytes), np.uint8)
+        self._scratch = np.empty(self.raw_bytes, np.uint8)
 
-    def pieces(self, entries: Sequence[TensorEntry], begin: int, end: int) -> Iterator[Piece]:
-        """These elements of a tensor, one entry for each model, piece by piece."""
+    def pieces(
+        self, entries: Sequence[TensorEntry], begin: int, end: int, *, narrow: bool = False
+    ) -> Iterator[Piece]:
+        """These elements of a tensor, one entry for each model, piece by piece; pairs in float32 if `narrow`."""
         paired = all(entry.dtype == "BF16" for entry in entries)
-        numbers = precision(entry.dtype for entry in entries)
         for start in range(begin, end, PIECE_ELEMENTS):
             count = min(PIECE_ELEMENTS, end - start)
             values = [
-                self._read_pairs(index, entry, start, count)
+                self._read_pairs(index, entry, start, count, narrow=narrow)
                 if paired
-                else self._read_plain(index, entry, start, count, numbers)
+                else self._read_plain(index, entry, start, count)
                 for index, entry in enumerate(entries)
             ]
             yield Piece(start, count, values, paired)
@@ -79,28 +80,30 @@ class Lane:
         self.files[entry.file].read_into(stored.data, entry.begin + offset)
         return stored
 
-    def _read_plain(
-        self, index: int, entry: TensorEntry, begin: int, count: int, numbers: np.dtype[Any]
-    ) -> Array:
+    def _read_plain(self, index: int, entry: TensorEntry, begin: int, count: int) -> Array:
         kind = STORED[entry.dtype]
         stored = self.raw(index, entry, begin * kind.itemsize, count * kind.itemsize)
-        values: Array = self._values[index].view(numbers)[:count]
+        values: Array = self._values[index].view(np.float64)[:count]
         decode(stored.view(kind), entry.dtype, values)
         return values
 
-    def _read_pairs(self, index: int, entry: TensorEntry, begin: int, count: int) -> Array:
+    def _read_pairs(self, index: int, entry: TensorEntry, begin: int, count: int, *, narrow: bool) -> Array:
         words = (count + 1) // 2
         if count % 2:
             self._stored[index, 2 * count : 4 * words] = 0
         self.raw(index, entry, 2 * begin, 2 * count)
-        values: NDArray[np.float32] = self._values[index].view(np.float32)[: 2 * words].reshape(2, words)
+        memory = self._values[index] if narrow else self._scratch
+        values: NDArray[np.float32] = memory.view(np.float32)[: 2 * words].reshape(2, words)
         decode_pairs(self._stored[index].view(np.uint32)[:words], values)
-        return values
+        if narrow:
+            return values
+        wide: NDArray[np.float64] = self._values[index].view(np.float64)[: 2 * words].reshape(2, words)
+        np.copyto(wide, values)
+        return wide
 
     def _store_pairs(self, merged: Array, out: Bytes) -> bool:
         words = merged.shape[1]
-        values = self._values.view(np.float32)
-        scratch = values[-1, : 2 * words].reshape(2, words)
+        scratch = self._scratch[: merged.nbytes]
         if out.size == 4 * words and out.ctypes.data % 4 == 0:
             return encode_pairs(merged, scratch, out.view(np.uint32))
         packed = np.empty(words, np.uint32)

@@ -11,13 +11,12 @@ so that a zero vector is at a right angle to everything. These edge cases are me
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from math import acos, sin, sqrt
 from typing import Any
 
 from dusk.merge.floats import Array
 from dusk.merge.gradient import Gradient, at
-from dusk.merge.linear import weighted_sum
+from dusk.merge.linear import summed
 from dusk.merge.method import Chosen, Totals
 from dusk.merge.products import gram
 
@@ -63,7 +62,7 @@ class Slerp:
         assert totals is not None
         lengths = sqrt(totals[0, 0]), sqrt(totals[1, 1])
         factors = slerp_weights(at(self.t, place), float(totals[0, 1]), *lengths)
-        return Chosen(partial(weighted_sum, weights=(factors.first, factors.second)), factors.is_linear)
+        return summed((factors.first, factors.second), is_linear=factors.is_linear)
 
     def settings(self) -> dict[str, Any]:
         """`t`: one number, or the values over the depth."""

@@ -7,12 +7,11 @@ Computed as one weighted sum, with 1 - sum_i w_i for the base x_0. A negative we
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from dusk.merge.floats import Array
 from dusk.merge.gradient import Gradient, at
-from dusk.merge.linear import weighted_sum
+from dusk.merge.linear import summed
 from dusk.merge.method import Chosen, Totals
 
 
@@ -30,7 +29,7 @@ class TaskArithmetic:
     def choose(self, place: float, totals: Totals | None) -> Chosen:
         """The weights at this place, and what is left for the base."""
         weights = [at(weight, place) for weight in self.weights]
-        return Chosen(partial(weighted_sum, weights=(*weights, 1 - sum(weights))))
+        return summed((*weights, 1 - sum(weights)))
 
     def settings(self) -> dict[str, Any]:
         """The weights: a number a model, or its values over the depth."""

@@ -126,7 +126,9 @@ class MergedFiles:
 
     def _measure_part(self, entries: Sequence[TensorEntry], begin: int, end: int, lane: Lane) -> Totals:
         with np.errstate(all="ignore"):
-            found = [self.method.measure(piece.values) for piece in lane.pieces(entries, begin, end)]
+            found = [
+                self.method.measure(piece.values) for piece in lane.pieces(entries, begin, end, narrow=True)
+            ]
         return added(found)
 
     def _fill(self, block: Block, target: OutputFile, lane: Lane) -> _Filled:
@@ -145,12 +147,15 @@ class MergedFiles:
     def _merge(self, part: Part, lane: Lane, out: Bytes) -> bool:
         """Fills `out`; whether all of it is finite."""
         dtype, size = part.tensor.dtype, STORED[part.tensor.dtype].itemsize
-        combine = self._chosen[part.tensor.name].combine
+        chosen = self._chosen[part.tensor.name]
         finite, first = True, part.begin // size
-        for piece in lane.pieces(self._entries(part.tensor), first, part.end // size):
+        pieces = lane.pieces(
+            self._entries(part.tensor), first, part.end // size, narrow=chosen.float32_suffices
+        )
+        for piece in pieces:
             start = (piece.begin - first) * size
             target = out[start : start + piece.count * size]
-            finite &= lane.store(piece, combine(piece.values), dtype, target)
+            finite &= lane.store(piece, chosen.combine(piece.values), dtype, target)
         return finite
 
     def _copy_equal(self, part: Part, lane: Lane, out: Bytes) -> None:
