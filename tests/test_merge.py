@@ -377,6 +377,32 @@ def test_different_meaning_is_refused_although_shapes_agree(model_folder: Models
     ]
 
 
+def test_a_head_apart_has_no_mean_with_one_that_is_tied(model_folder: Models, tmp_path: Path) -> None:
+    tied, apart = (model_folder("qwen2", tie_word_embeddings=tie) for tie in (True, False))
+    with pytest.raises(CheckpointError, match="different models") as caught:
+        merge([tied, apart], tmp_path / "out")
+    setting, tensor = caught.value.problems
+    assert setting.startswith("tie_word_embeddings is True in")
+    assert tensor == f"lm_head.weight is only in {apart}"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("stored", [0, 1])
+def test_a_tied_head_that_is_stored_nevertheless(
+    model_folder: Models, copy_of: Copy, tmp_path: Path, stored: int
+) -> None:
+    """As some exports have it: the copy is left out, whichever model brings it."""
+    pair = [copy_of(model_folder("qwen2", seed=seed), str(seed)) for seed in (1, 2)]
+    models = [tensors(folder) for folder in pair]
+    redundant = models[stored] | {"lm_head.weight": models[stored]["model.embed_tokens.weight"].clone()}
+    save_file(redundant, pair[stored] / "model.safetensors", metadata={"format": "pt"})
+    report = merge(pair, tmp_path / "out")
+    assert_close(tensors(tmp_path / "out"), mean64(models, [1, 1]), models)
+    assert report.parameters == sum(value.numel() for value in models[0].values())
+    assert report.tensor_bytes == 4 * report.parameters
+    assert verify(tmp_path / "out", forward=True).ok
+
+
 def tokenizer(tokens: Sequence[str], **more: Any) -> str:
     vocab = {token: index for index, token in enumerate(tokens)}
     return json.dumps({"model": {"type": "BPE", "vocab": vocab, "merges": []}, "added_tokens": [], **more})

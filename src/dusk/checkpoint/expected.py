@@ -13,7 +13,7 @@ from dusk.checkpoint.header import TensorEntry, shown
 from dusk.errors import CheckpointError
 
 LLAMA_FAMILY = ("llama", "mistral", "qwen2", "qwen3", "solar")
-_HEAD = "lm_head.weight"
+HEAD = "lm_head.weight"
 _IGNORED_ENDINGS = ("rotary_emb.inv_freq", "attn.masked_bias")
 
 Shape = tuple[int, ...]
@@ -32,7 +32,7 @@ def expected_tensors(config: Mapping[str, Any], layers: int) -> dict[str, Shape]
         "model.norm.weight": (hidden,),
     }
     if not is_tied(config):
-        tensors[_HEAD] = (vocabulary, hidden)
+        tensors[HEAD] = (vocabulary, hidden)
     block = dict(_block(config, hidden))
     for layer in range(layers):
         tensors |= {f"model.layers.{layer}.{name}": shape for name, shape in block.items()}
@@ -73,11 +73,11 @@ def require_fit(checkpoint: Checkpoint) -> None:
 
 def has_redundant_head(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry]) -> bool:
     """Whether an output head is stored although the config ties it to the embedding."""
-    return is_tied(config) and _HEAD in tensors
+    return is_tied(config) and HEAD in tensors
 
 
 def _is_foreign(name: str, expected: Mapping[str, Shape]) -> bool:
-    return name not in expected and name != _HEAD and not name.endswith(_IGNORED_ENDINGS)
+    return name not in expected and name != HEAD and not name.endswith(_IGNORED_ENDINGS)
 
 
 def _size(config: Mapping[str, Any], key: str, default: int | None = None) -> int:

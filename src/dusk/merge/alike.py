@@ -1,8 +1,9 @@
 """Can these models be merged? Names, shapes and the settings that give the weights their meaning."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from dusk.checkpoint import Checkpoint
+from dusk.checkpoint import Checkpoint, TensorEntry
+from dusk.checkpoint.expected import HEAD, has_redundant_head
 from dusk.checkpoint.header import shown
 from dusk.errors import CheckpointError
 from dusk.merge.floats import STORED
@@ -30,8 +31,15 @@ def require_alike(models: Sequence[Checkpoint]) -> list[str]:
     return warnings
 
 
+def merged_tensors(model: Checkpoint) -> Mapping[str, TensorEntry]:
+    """The tensors that a merge combines: without a head that is stored although it is the embedding."""
+    if not has_redundant_head(model.layout.scope(model.config), model.tensors):
+        return model.tensors
+    return {name: entry for name, entry in model.tensors.items() if name != HEAD}
+
+
 def _tensor_mismatches(first: Checkpoint, other: Checkpoint) -> list[str]:
-    ours, theirs = first.tensors, other.tensors
+    ours, theirs = merged_tensors(first), merged_tensors(other)
     problems = [f"{name} is only in {first.path}" for name in ours if name not in theirs]
     problems += [f"{name} is only in {other.path}" for name in theirs if name not in ours]
     for name in ours.keys() & theirs.keys():
@@ -62,7 +70,9 @@ def _setting_warnings(first: Checkpoint, other: Checkpoint) -> list[str]:
 
 
 def _type_warnings(first: Checkpoint, other: Checkpoint) -> list[str]:
-    differing = [name for name, entry in first.tensors.items() if entry.dtype != other.tensors[name].dtype]
+    differing = [
+        name for name, entry in merged_tensors(first).items() if entry.dtype != other.tensors[name].dtype
+    ]
     if not differing:
         return []
     return [f"{len(differing)} tensors of {other.path} have other types; the merge keeps the first's."]

@@ -27,7 +27,7 @@ from dusk.checkpoint import (
     write_manifest,
 )
 from dusk.checkpoint.shards import SHARD_LIMIT_BYTES
-from dusk.merge.alike import require_alike
+from dusk.merge.alike import merged_tensors, require_alike
 from dusk.merge.methods import DEFAULT_METHOD, Given, Setting, choose_method
 from dusk.merge.tokenizers import require_same_tokenizer
 from dusk.merge.writing import MergedFiles
@@ -73,8 +73,8 @@ def merge(
     tensor. `task-arithmetic`: `weights` times the models' differences from `base_model`, added to it.
     `t` and each weight may be several values, which then stand at equal distances over the depth.
 
-    Config, tokenizer and types are those of the first model. Sums are taken in float32, in float64 where
-    a tensor has more than 16 bits, and rounded to nearest even; memory does not depend on the models' size.
+    Config, tokenizer and types are those of the first model. Every stored value is the nearest to the sum in
+    float64, ties to even; memory does not depend on the models' size.
 
     Raises `SettingError` for settings or a number of models that the method cannot have,
     `CheckpointError` for models that do not belong together, `OutputError` when the disk gives up.
@@ -86,20 +86,21 @@ def merge(
     for checkpoint in opened:
         require_fit(checkpoint)
     warnings = require_same_tokenizer(opened) + require_alike(opened)
-    first = opened[0]
-    tensors = in_byte_order([NewTensor(n, e.dtype, e.shape, e) for n, e in first.tensors.items()])
+    kept = merged_tensors(opened[0])
+    tensor_bytes = sum(entry.bytes for entry in kept.values())
+    tensors = in_byte_order([NewTensor(n, e.dtype, e.shape, e) for n, e in kept.items()])
     shards = plan_shards(tensors, SHARD_LIMIT_BYTES)
     files = MergedFiles(opened, shards, chosen, progress)
     with OutputFolder(out) as folder:
-        folder.require_space(first.total_bytes)
+        folder.require_space(tensor_bytes)
         files.write(folder.path)
         report = MergeReport(
             out=Path(out),
             settings=chosen.settings(),
-            tensors=len(first.tensors),
+            tensors=len(kept),
             linear_tensors=len(files.linear) if method == "slerp" else None,
-            parameters=first.parameters,
-            tensor_bytes=first.total_bytes,
+            parameters=sum(entry.elements for entry in kept.values()),
+            tensor_bytes=tensor_bytes,
             seconds=time.perf_counter() - begin,
             warnings=(*warnings, *_value_warnings(files.not_finite)),
         )
