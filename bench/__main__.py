@@ -68,14 +68,12 @@ def main(arguments: Sequence[str]) -> int:
     try:
         for name in given.only or BENCHES:
             try:
-                made = BENCHES[name].bench(work, given.rounds)
+                for table in BENCHES[name].bench(work, given.rounds):
+                    tables.append(table)
+                    print(f"{_shortened(str(table), work)}\n", flush=True)
             except RuntimeError as error:  # a command failed; the other benches still tell
                 failed.append(name)
                 print(f"{name} failed: {error}", file=sys.stderr)
-                continue
-            tables += made
-            for table in made:
-                print(f"{_shortened(str(table), work)}\n", flush=True)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     if given.json:

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,15 +33,16 @@ _TIMES_MERGEKIT = {"linear": 4.0, "slerp": 8.0}
 _BOTH = "read both, write one"
 
 
-def bench(work: Path, rounds: int) -> list[Table]:
+def bench(work: Path, rounds: int) -> Iterator[Table]:
     """One table a method at 1.1B; then the linear merge of two larger models, without mergekit."""
     models = [random_checkpoint(work, f"small-{seed}", seed, _SMALL) for seed in range(2)]
-    tables = [_table(method, models, work, rounds, beside_mergekit=True) for method in _TIMES_MERGEKIT]
+    for method in _TIMES_MERGEKIT:
+        yield _table(method, models, work, rounds, beside_mergekit=True)
     for model in models:
         shutil.rmtree(model)
     config = {**_MISTRAL, "num_hidden_layers": int(os.environ.get(LAYERS_VARIABLE, _MISTRAL_LAYERS))}
     models = [random_checkpoint(work, f"large-{seed}", seed, config) for seed in range(2)]
-    return [*tables, _table("linear", models, work, rounds, beside_mergekit=False)]
+    yield _table("linear", models, work, rounds, beside_mergekit=False)
 
 
 def _table(method: str, models: list[Path], work: Path, rounds: int, *, beside_mergekit: bool) -> Table:
