@@ -27,13 +27,13 @@ def share(
     Where the ranks divide a step's micro batches evenly they take turns; otherwise its documents are dealt out
     anew, the longest first, each to the micro batch that has the fewest tokens.
     """
-    passes = passes_per_step(per_step, ranks)
     mine: list[Sequence[int]] = []
     for begin in range(0, len(plan), per_step):
         step = plan[begin : begin + per_step]
+        passes = passes_per_step(len(step), ranks)  # the last step may be a short one
         if len(step) % ranks:
             step = _dealt(step, passes * ranks, lengths)
-        mine += [*step[rank::ranks], *([] for _ in range(passes - len(step) // ranks))]
+        mine += step[rank::ranks]
     return mine
 
 
