@@ -31,6 +31,7 @@ CONTRACT = [
     "run",
     "budget",
     "report",
+    "chat",
     "demo",
 ]
 Function = ast.FunctionDef | ast.AsyncFunctionDef

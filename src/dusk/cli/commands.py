@@ -72,6 +72,11 @@ COMMANDS: dict[str, Entry] = {
         "dusk budget recipe.yaml --gpus 8xH100",
     ),
     "report": Entry("dusk.cli.runs:report", "Write the report of a run.", "dusk report ./run"),
+    "chat": Entry(
+        "dusk.cli.chat:chat",
+        "Talk to a model, or to a layer map that was never written.",
+        "dusk chat ./base --layers 0-23,8-31",
+    ),
     "demo": Entry(
         "dusk.cli.runs:demo",
         "Run the whole chain on a small model, on this machine.",

@@ -5,11 +5,12 @@ from pathlib import Path
 
 from lm_eval.api.instance import Instance
 
+from dusk.checkpoint.device import choose_device
 from dusk.errors import CheckpointError
 from dusk.evaluate.digest import model_digest
 from dusk.evaluate.harness import quiet
 from dusk.evaluate.judge import Message
-from dusk.evaluate.model import choose_device, load_model
+from dusk.evaluate.model import load_model
 
 
 class LocalAnswerer:

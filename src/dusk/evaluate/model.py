@@ -6,13 +6,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from lm_eval.models.huggingface import HFLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dusk import solar_pro
 from dusk.checkpoint import open_checkpoint
-from dusk.errors import CheckpointError, SettingError
+from dusk.errors import CheckpointError
 from dusk.evaluate.branching import CPU_TOKENS, GPU_TOKENS, Branching, can_branch
 from dusk.evaluate.prefix_tree import Scored
 
@@ -161,16 +160,3 @@ def load_model(path: Path, *, device: str, dtype: str, batch_size: int | str | N
         loaded.generation_batch_size = _SMALL_GENERATION_BATCH
     loaded.set_cache_hook(_RequestHook(loaded))
     return loaded
-
-
-def choose_device(device: str | None) -> str:
-    """The device asked for, or the GPU where there is one; raises `SettingError` for one that is not here."""
-    if device is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise SettingError(
-            f"device {device}: not on this machine: {error}", remedy="Use cpu, cuda or cuda:N."
-        ) from error
-    return device

@@ -97,10 +97,12 @@ def evaluate(
     named = name_models(models)
     chosen = load_suite(suite)
     _check(limit, batch_size, jobs, backend)
-    _, model_module = _engine(threads)
+    _engine(threads)
+    from dusk.checkpoint.device import choose_device  # lazy: torch
+
     settings = _Settings(
         limit,
-        model_module.choose_device(device),
+        choose_device(device),
         dtype,
         batch_size,
         apply_chat_template,

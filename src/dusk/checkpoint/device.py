@@ -1,0 +1,18 @@
+"""Where a model runs."""
+
+import torch
+
+from dusk.errors import SettingError
+
+
+def choose_device(device: str | None) -> str:
+    """The device asked for, or the GPU where there is one; raises `SettingError` for one that is not here."""
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise SettingError(
+            f"device {device}: not on this machine: {error}", remedy="Use cpu, cuda or cuda:N."
+        ) from error
+    return device

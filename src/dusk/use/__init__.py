@@ -1,0 +1,1 @@
+"""Using what was made: talking to it, serving it, publishing it."""
