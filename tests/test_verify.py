@@ -1,6 +1,8 @@
 """Verification: what is whole passes, and every fault is told, several at once."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -136,3 +138,71 @@ def test_with_digests_any_flipped_bit_is_found(model_folder: Models, tmp_path: P
     assert verify(folder).ok
     (folder / "generation_config.json").unlink()
     assert verify(folder).problems == ("generation_config.json is gone",)
+
+
+def test_a_tensor_of_another_shape_is_told_by_loading(tmp_path: Path) -> None:
+    """Also in a layer, which is left on the disk."""
+    folder = save_random_model(tmp_path / "m", model_type="gpt_neox", num_hidden_layers=2)
+    weights = load_file(folder / "model.safetensors")
+    name = "gpt_neox.layers.1.mlp.dense_h_to_4h.weight"
+    weights[name] = torch.zeros(3, 32)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert verify(folder).ok
+    report = verify(folder, forward=True)
+    assert not report.ok
+    assert report.problems == (f"{name} has shape (3, 32), the model asks for (48, 32)",)
+
+
+PEAK = """
+import gc, sys, threading, time
+from pathlib import Path
+import torch, transformers
+from transformers import AutoModelForCausalLM
+from dusk.checkpoint import verify
+from dusk.checkpoint.forward import forward_check
+
+def anonymous():
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("RssAnon:")[1].split()[0]) * 1024
+
+if sys.argv[1] == "whole":
+    def work():
+        model = AutoModelForCausalLM.from_pretrained(sys.argv[2], dtype=torch.float32)
+        return model(torch.ones(1, 12, dtype=torch.long))
+else:
+    def work():
+        verify(sys.argv[2], forward=True).require()
+    forward_check(Path(sys.argv[3]))  # what the first model of a process costs besides
+gc.collect()
+before = peak = anonymous()
+done = False
+def watch():
+    global peak
+    while not done:
+        peak = max(peak, anonymous())
+        time.sleep(0.001)
+watcher = threading.Thread(target=watch)
+watcher.start()
+kept = work()
+done = True
+watcher.join()
+print(peak - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="measured as Linux tells it")
+def test_a_forward_check_holds_a_few_layers(model_folder: Models, tmp_path: Path) -> None:
+    """24 layers of 14.7 MB in float32: the check holds fewer than four of them and the embeddings."""
+    sizes = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 24, "vocab_size": 1000}
+    model = str(save_random_model(tmp_path / "m", model_type="llama", dtype="bfloat16", **sizes))
+    layer = 4 * (2 * 512 * 512 + 2 * 512 * 256 + 3 * 512 * 2048 + 2 * 512)
+    outside = 4 * (2 * 1000 * 512 + 512)
+
+    def peak(way: str) -> int:
+        command = [sys.executable, "-c", PEAK, way, model, str(model_folder("llama"))]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    whole, by_layer = peak("whole"), peak("layer by layer")
+    print(whole, by_layer, layer, outside)
+    assert whole > 24 * layer
+    assert by_layer < 4 * layer + outside

@@ -1,4 +1,7 @@
-"""Loading a model for real: does transformers take every tensor, and does the KV cache change nothing?"""
+"""Loading a model for real: does transformers take every tensor, and does the KV cache change nothing?
+
+The model runs layer by layer from the disk, so that memory is that of a layer and the embeddings.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,11 +11,14 @@ import torch
 import transformers
 
 from dusk import solar_pro
-from dusk.checkpoint.folder import open_checkpoint
+from dusk.checkpoint.folder import Checkpoint, open_checkpoint
+from dusk.checkpoint.on_disk import Loading, layers_on_disk, load
+from dusk.errors import CheckpointError
 
 solar_pro.register()
 
 _INPUT_TOKENS = 12
+_PROMPT_TOKENS = 9  # then one by one, as text is generated; each pass reads every layer
 _TOLERANCE = 1e-4  # of the largest logit, in float32
 
 
@@ -25,35 +31,56 @@ def model_class(config: Mapping[str, Any]) -> Any:
 def forward_check(folder: Path) -> tuple[tuple[str, ...], float | None]:
     """The faults found by loading and running the model, and the difference that the cache makes.
 
-    The model runs in float32 on the CPU; remote code is not run. A model that generates no text (an
-    encoder, an image classifier) is loaded only, and the difference is None.
+    The model runs in float32 on the CPU, its layers on the disk; remote code is not run. A model that
+    generates no text (an encoder, an image classifier) is loaded only, whole, and the difference is None.
     """
     checkpoint = open_checkpoint(folder)
+    kind = model_class(checkpoint.config)
     try:
-        model, loading = model_class(checkpoint.config).from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-        return (f"transformers does not load it: {error}",), None
-    faults = [
+        if not getattr(kind, "can_generate", lambda: True)():
+            return _unexpected(load(folder, kind)[1], checkpoint), None
+        with layers_on_disk(folder, kind, torch.device("cpu")) as (model, loading):
+            faults = _unexpected(loading, checkpoint)
+            return (faults, None) if faults or not model.can_generate() else _run(model.eval(), checkpoint)
+    except CheckpointError as error:
+        return (str(error),), None
+
+
+def _unexpected(loading: Loading, checkpoint: Checkpoint) -> tuple[str, ...]:
+    """What transformers missed or had left over."""
+    return tuple(
         f"{kind.replace('_', ' ')}: {name}"
         for kind in loading
         for name in sorted(map(str, loading[kind]))
         if not checkpoint.layout.is_behind(name)
-    ]
-    if faults or not model.can_generate():
-        return tuple(faults), None
-    difference = cache_difference(model.eval())
+    )
+
+
+def _run(model: Any, checkpoint: Checkpoint) -> tuple[tuple[str, ...], float | None]:
+    try:
+        difference = cache_difference(model)
+    except (ValueError, RuntimeError) as error:
+        return _other_shapes(model, checkpoint) or (f"transformers does not run it: {error}",), None
     if not difference < _TOLERANCE:
         return (f"the logits with the KV cache differ by {difference:.1e} of the largest one",), difference
     return (), difference
 
 
+def _other_shapes(model: Any, checkpoint: Checkpoint) -> tuple[str, ...]:
+    """The tensors of other shapes; those of a layer on the disk are met only when it is called."""
+    return tuple(
+        f"{name} has shape {entry.shape}, the model asks for {tuple(parameter.shape)}"
+        for name, parameter in model.named_parameters()
+        if (entry := checkpoint.tensors.get(name)) and entry.shape != parameter.shape
+    )
+
+
 @torch.no_grad()
 def cache_difference(model: Any) -> float:
-    """The largest difference of the logits of one pass and of token by token, over the largest logit.
+    """The largest difference of the logits of one pass and of passes through the cache, over the largest logit.
 
-    An encoder-decoder encodes the tokens and takes them token by token into its decoder.
+    The cache gets a prompt, then token by token. An encoder-decoder encodes all tokens and takes them into its
+    decoder so.
     """
     vocabulary = model.get_input_embeddings().weight.shape[0]
     ids = torch.arange(1, _INPUT_TOKENS + 1).remainder(vocabulary)[None]  # (1, T)
@@ -61,8 +88,8 @@ def cache_difference(model: Any) -> float:
     key = "decoder_input_ids" if encoded else "input_ids"
     whole = model(**encoded, **{key: ids}, use_cache=False).logits  # (1, T, V)
     cache, steps = None, []
-    for token in ids.split(1, dim=1):
-        out = model(**encoded, **{key: token}, past_key_values=cache, use_cache=True)
+    for tokens in ids.split([_PROMPT_TOKENS] + [1] * (_INPUT_TOKENS - _PROMPT_TOKENS), dim=1):
+        out = model(**encoded, **{key: tokens}, past_key_values=cache, use_cache=True)
         cache = out.past_key_values
         steps.append(out.logits)
     largest = whole.abs().max().clamp_min(torch.finfo(whole.dtype).tiny)

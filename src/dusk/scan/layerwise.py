@@ -2,30 +2,25 @@
 
 transformers' own forward pass makes the embeddings and the rotary tables and applies the last norm: around it
 each layer is a `_Slot` that notes what it is called with and passes its input on. The layers themselves are
-called by `run_layer`, in whatever order a map asks for. With the layers left on the disk, accelerate reads each
-one's weights when it is called and lets them go behind it, so that what is in memory is one layer's weights,
-the embeddings and the hidden states.
+called by `run_layer`, in whatever order a map asks for. With the layers left on the disk
+(`dusk.checkpoint.on_disk`) what is in memory is one layer's weights, the embeddings and the hidden states.
 """
 
-import logging
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from dusk.checkpoint import Checkpoint
-from dusk.errors import CheckpointError
+from dusk.checkpoint.on_disk import layers_on_disk
 from dusk.train.attention import packed, packing_of
 from dusk.train.batch import Batch
 from dusk.train.model import load_model
 from dusk.train.precision import device_of_training
 from dusk.train.support import require_trainable
-
-logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)  # that layers are on the disk is meant
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -130,38 +125,16 @@ def layerwise(base: Checkpoint, *, from_disk: bool) -> Iterator[LayerwiseModel]:
 
     Raises `CheckpointError` for models that packed attention does not fit.
     """
-    with tempfile.TemporaryDirectory(prefix="dusk-scan-") as scratch:
-        model = _on_disk(base, scratch) if from_disk else load_model(base.path)
+    with _loaded(base, from_disk=from_disk) as model:
         require_trainable(model)
         with packed(model):
             yield LayerwiseModel(model.eval(), base.layout.prefix)
 
 
-def _on_disk(base: Checkpoint, scratch: str) -> PreTrainedModel:
-    """The model with every layer on the disk and the rest on the device."""
-    try:
-        config = AutoConfig.from_pretrained(base.path, trust_remote_code=False)
-        with torch.device("meta"):
-            skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            base.path,
-            dtype=torch.float32,
-            device_map=dict(_places(skeleton, "", base.layout.prefix)),
-            offload_folder=scratch,
-            trust_remote_code=False,
-        )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise CheckpointError(f"{base.path}: its layers cannot be read one by one: {error}") from error
-    return model
-
-
-def _places(module: torch.nn.Module, name: str, layers: str) -> Iterator[tuple[str, str]]:
-    """Where each part of a model lies: every child of the list `layers` on the disk, the rest on the device."""
-    for child_name, child in module.named_children():
-        inner = f"{name}.{child_name}".lstrip(".")
-        if name == layers:
-            yield inner, "disk"
-        elif f"{layers}.".startswith(f"{inner}."):
-            yield from _places(child, inner, layers)
-        else:
-            yield inner, str(device_of_training())
+@contextmanager
+def _loaded(base: Checkpoint, *, from_disk: bool) -> Iterator[PreTrainedModel]:
+    if not from_disk:
+        yield load_model(base.path)
+        return
+    with layers_on_disk(base.path, AutoModelForCausalLM, device_of_training()) as (model, _):
+        yield model
