@@ -1,21 +1,23 @@
 """From a YAML file to a Recipe, or to one error that names all that is wrong with it."""
 
-import difflib
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from dusk.data.hub import is_hub_id
 from dusk.errors import RecipeError
+from dusk.recipe.assembly import Assembled, assemble
 from dusk.recipe.kinds import KINDS
 from dusk.recipe.recipe import Recipe, derived_seed, stage_of
 from dusk.recipe.settings import StageSettings
 from dusk.recipe.stages import ModelStage
+from dusk.recipe.words import nearest
+from dusk.recipe.yaml_file import read_yaml
 
-_TOP = ("name", "description", "seed", "threads", "gpus", "nodes", "defaults", "stages")
+_TOP = ("name", "description", "seed", "threads", "gpus", "nodes", "tables", "defaults", "stages", "stages_from")
 _RESERVED = {"state"}
 
 
@@ -31,13 +33,7 @@ def load_recipe(path: str | Path, *, seed: int | None = None, need_files: bool =
         RecipeError: with every problem of the file at once.
     """
     path = Path(path)
-    try:
-        content = yaml.load(path.read_bytes(), Loader=_Loader)
-    except OSError as error:
-        what = error.strerror or str(error)
-        raise RecipeError(f"{path}: {what}.", remedy="Give the path of a recipe.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is not YAML: {_where(error)}.") from None
+    content = read_yaml(path)
     return parse_recipe(content, source=str(path), folder=path.parent, seed=seed, need_files=need_files)
 
 
@@ -57,36 +53,22 @@ def parse_recipe(
     """Make a Recipe of plain data; `source` is what messages call it, `folder` what paths are relative to."""
     if not isinstance(content, dict):
         raise RecipeError(f"{source} is not a recipe: it holds no `name:` and `stages:`.")
-    reading = _Reading((folder or Path()).absolute(), need_files)
-    recipe = reading.recipe(content if seed is None else {**content, "seed": seed})
+    folder = (folder or Path()).absolute()
+    whole = assemble(content if seed is None else {**content, "seed": seed}, folder)
+    reading = _Reading(folder, whole, need_files)
+    recipe = reading.recipe(whole.content)
     if recipe is None:
         count = len(reading.problems)
         raise RecipeError(f"{source}: {count} problem{'s' * (count > 1)}", problems=reading.problems)
     return recipe
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error rather than a silent loss."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        """Refuse a key that the same mapping already has."""
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = str(key_node.value)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
 class _Reading:
     """One recipe being read: the problems found so far, and where its paths start."""
 
-    def __init__(self, folder: Path, need_files: bool) -> None:
-        self.folder, self.need_files = folder, need_files
-        self.problems: list[str] = []
+    def __init__(self, folder: Path, whole: Assembled, need_files: bool) -> None:
+        self.folder, self.folders, self.need_files = folder, whole.folders, need_files
+        self.problems = list(whole.problems)
         self.names: list[str] = []
 
     def recipe(self, content: Mapping[Any, Any]) -> Recipe | None:
@@ -102,7 +84,8 @@ class _Reading:
         self.names = [str(name) for name in raw]
         stages = {str(name): self._stage(str(name), stage, defaults, seed) for name, stage in raw.items()}
         whole = {name: stage for name, stage in stages.items() if stage is not None}
-        head = {key: content[key] for key in _TOP[:-2] if key in content}
+        self._check_tables(content.get("tables"))
+        head = {key: content[key] for key in _TOP[:-3] if key in content}
         try:
             recipe = Recipe.model_validate({**head, "stages": whole or {"none": StageSettings(kind="none")}})
         except ValidationError as error:
@@ -125,6 +108,15 @@ class _Reading:
                     self.problems.append(f"defaults of {name}: unknown key {key!r}{nearest(str(key), keys)}")
         return {str(name): dict(settings) for name, settings in defaults.items() if name in KINDS}
 
+    def _check_tables(self, tables: Any) -> None:
+        """Rows of tables that are no stages are problems."""
+        for name, table in tables.items() if isinstance(tables, dict) else ():
+            rows = table.get("rows") if isinstance(table, dict) else None
+            for row in rows if isinstance(rows, dict) else ():
+                if str(row) not in self.names:
+                    told = f"row {row!r} names no stage{nearest(str(row), self.names)}"
+                    self.problems.append(f"table '{name}': {told}")
+
     def _stage(
         self, name: str, given: Any, defaults: Mapping[str, dict[str, Any]], seed: Any
     ) -> StageSettings | None:
@@ -140,7 +132,8 @@ class _Reading:
             return None
         schema = KINDS[kind].settings
         keys = _keys(schema)
-        values = {key: value for key, value in defaults.get(kind, {}).items() if key in keys} | given
+        of_kind = {} if name in self.folders else defaults.get(kind, {})
+        values = {key: value for key, value in of_kind.items() if key in keys} | given
         if "seed" in keys and isinstance(seed, int) and not isinstance(seed, bool):
             values.setdefault("seed", derived_seed(seed, kind))
         try:
@@ -162,16 +155,20 @@ class _Reading:
                     for item in value
                 ]
         if schema is ModelStage and isinstance(values.get("path"), str):
-            values["path"] = self._checkpoint(f"stage '{name}'", values["path"])
+            values["path"] = self._checkpoint(name, values["path"])
         return values
 
-    def _checkpoint(self, who: str, text: str) -> str:
+    def _path(self, name: str, text: str) -> Path:
+        """The path that a stage names, relative to the folder of the recipe that has the stage."""
+        return Path(os.path.normpath(self.folders.get(name, self.folder) / Path(text).expanduser()))
+
+    def _checkpoint(self, name: str, text: str) -> str:
         """A folder by its whole path; a hub id or a shipped model by its name."""
-        path = (self.folder / Path(text).expanduser()).absolute()
+        path = self._path(name, text)
         if path.is_dir():
             return str(path)
         if text.startswith((".", "/", "~")):
-            self.problems.append(f"{who}: path: there is no folder {path}")
+            self.problems.append(f"stage '{name}': path: there is no folder {path}")
         return text
 
     def _refer(self, name: str, who: str, text: str, to: str) -> str:
@@ -181,7 +178,7 @@ class _Reading:
             return text
         if to == "suite" and "/" not in text and "." not in text and text not in names:
             return text  # a suite that is built in; the evaluation knows which there are
-        path = (self.folder / Path(text).expanduser()).absolute()
+        path = self._path(name, text)
         if to == "data" and is_hub_id(text) and not path.parent.is_dir():
             return text
         if to != "model" and stage_of(text, dict.fromkeys(names)) is None and self._there(path):
@@ -206,15 +203,6 @@ def _no_stage(text: str, to: str, earlier: list[str], names: list[str]) -> str:
     return f"{text!r} names neither an earlier stage nor a file{nearest(stage, earlier)}; {listed}"
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'tokens'?`, or the known words where none is near."""
-    words = list(known)
-    close = difflib.get_close_matches(word.lower(), words, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean '{close[0]}'?"
-    return f" (known: {', '.join(words)})" if 0 < len(words) <= 12 else ""
-
-
 def _keys(schema: type[StageSettings]) -> list[str]:
     return [key for key in schema.model_fields if key != "kind"]
 
@@ -229,9 +217,3 @@ def _told(fault: Any, who: str, keys: Iterable[str]) -> str:
     what = str(fault["msg"]).removeprefix("Value error, ")
     what = what[:1].lower() + what[1:]
     return f"{who}{where}: {what}, not {fault['input']!r}" if where else f"{who}{what}"
-
-
-def _where(error: Exception) -> str:
-    mark = getattr(error, "problem_mark", None)
-    what = getattr(error, "problem", None) or str(error)
-    return f"line {mark.line + 1}: {what}" if mark is not None else what

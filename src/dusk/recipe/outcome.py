@@ -58,7 +58,10 @@ class StageReport:
 
 @dataclass
 class RunReport:
-    """A run: where it lies, what it took, and every stage of it; `node` is not 0 where it only lent its GPUs."""
+    """A run: where it lies, what it took, every stage of it, and the tables that its recipe asks for.
+
+    `node` is not 0 where it only lent its GPUs.
+    """
 
     out: Path
     name: str
@@ -68,6 +71,7 @@ class RunReport:
     seconds: float
     stages: list[StageReport]
     node: int = 0
+    tables: dict[str, Any] = field(default_factory=dict)
 
     def stage(self, name: str) -> StageReport:
         """The stage of that name."""

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, StringConstraints
@@ -13,6 +13,28 @@ from dusk.recipe.settings import StageSettings
 NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
 
 Name = Annotated[str, StringConstraints(pattern=f"^{NAME}$")]
+
+
+class Table(BaseModel):
+    """A table of the report: stages that make models, what was chosen for each, and the scores of each.
+
+    Attributes:
+        title: what is above it.
+        paper: the table of SOLAR (arXiv 2312.15166) whose figures stand beside ours, in rows of the same label.
+        columns: what was chosen, in order.
+        rows: the stages, each with its choice in every column; true and false are marks of on and off.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    title: str = ""
+    paper: Literal["table3", "table4", "table5", "table6", "table7"] | None = None
+    columns: list[str] = Field(default_factory=list)
+    rows: Mapping[Name, Mapping[str, bool | str]] = Field(min_length=1)
+
+    def shown(self) -> dict[str, Any]:
+        """What the recipe says of it."""
+        return self.model_dump(exclude_defaults=True)
 
 
 class Recipe(BaseModel):
@@ -26,6 +48,7 @@ class Recipe(BaseModel):
         gpus: processes that a training stage runs in on each machine, one a GPU; one where it is None.
         nodes: machines that training stages run on, each with `gpus`; one where it is None.
         stages: the stages by name; each one uses earlier ones only.
+        tables: the tables of a report, by name.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -37,6 +60,7 @@ class Recipe(BaseModel):
     gpus: int | None = Field(None, ge=1)
     nodes: int | None = Field(None, ge=1)
     stages: Mapping[Name, SerializeAsAny[StageSettings]] = Field(min_length=1)
+    tables: Mapping[Name, Table] = Field(default_factory=dict)
 
     @property
     def ranks(self) -> int:
@@ -61,10 +85,12 @@ class Recipe(BaseModel):
 
     def to_yaml(self) -> str:
         """The resolved recipe: every default merged in, every seed named. It is a recipe again."""
-        head = self.model_dump(exclude={"stages"})
+        head = self.model_dump(exclude={"stages", "tables"})
         head = {key: value for key, value in head.items() if value not in ("", None)}
         stages = {name: {"kind": stage.kind, **stage.shown()} for name, stage in self.stages.items()}
-        return yaml.safe_dump({**head, "stages": stages}, sort_keys=False, allow_unicode=True, width=100)
+        tables = {name: table.shown() for name, table in self.tables.items()}
+        content = {**head, "stages": stages, **({"tables": tables} if tables else {})}
+        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
 
 
 def referring(settings: StageSettings) -> Iterator[tuple[str, str]]:

@@ -113,7 +113,8 @@ class _Run:
             StageReport(name, settings.kind, "waiting", recipe.uses(name), settings.shown(), prints[name])
             for name, settings in recipe.stages.items()
         ]
-        self.report = RunReport(folder.path, recipe.name, recipe.seed, jobs, threads, 0.0, stages)
+        tables = {name: table.shown() for name, table in recipe.tables.items()}
+        self.report = RunReport(folder.path, recipe.name, recipe.seed, jobs, threads, 0.0, stages, tables)
         self.servers: dict[bool, ForkServer] = {}
         self.working = selectors.DefaultSelector()
         self.failure: DuskError | None = None
