@@ -5,6 +5,7 @@ defaults, its paths. So their fingerprints are the other recipe's, and `--reuse`
 Settings of the other's head (`defaults`, `seed`, ...) hold where the recipe gives none.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,7 +108,7 @@ def _taken(stages: Mapping[str, Any], sources: Sequence[Assembled], whole: Assem
     differing: set[str] = set()
     for source in sources:
         for name, given in source.stages.items():
-            if name in known and (known[name], homes[name]) != (given, source.folders[name]):
+            if name in known and _same(known[name], homes[name]) != _same(given, source.folders[name]):
                 differing.add(name)
             known.setdefault(name, given)
             homes.setdefault(name, source.folders[name])
@@ -125,6 +126,26 @@ def _taken(stages: Mapping[str, Any], sources: Sequence[Assembled], whole: Assem
         if name in differing
     ]
     return {name: given for name, given in known.items() if name in wanted}
+
+
+def _same(given: Any, folder: Path) -> Any:
+    """What makes two stages one: settings without the label, with paths in full."""
+    kind = KINDS.get(str(given.get("kind"))) if isinstance(given, dict) else None
+    if kind is None:
+        return given
+    told = {key: value for key, value in given.items() if key != "label"}
+    for key in kind.settings.references():
+        value = told.get(key)
+        if isinstance(value, list):
+            told[key] = [_full(text, folder) for text in value]
+        elif isinstance(value, str):
+            told[key] = _full(value, folder)
+    return told
+
+
+def _full(text: Any, folder: Path) -> Any:
+    path = folder / str(text)
+    return os.path.normpath(path) if path.exists() else text
 
 
 def _asked(

@@ -13,7 +13,9 @@ from importlib import resources
 import jinja2
 from markupsafe import Markup, escape
 
+from dusk.report.ablations import ablations_of
 from dusk.report.arms import Arms, find_arms
+from dusk.report.breakdown import breakdowns_of
 from dusk.report.costs import costs_of
 from dusk.report.evaluations import Evaluation, read_evaluations
 from dusk.report.forest import forest_of
@@ -23,6 +25,7 @@ from dusk.report.plots import Plots, plots_of
 from dusk.report.provenance import provenance_of
 from dusk.report.run_folder import Run
 from dusk.report.scores import score_table
+from dusk.report.sweeps import sweeps_of
 from dusk.report.verdict import WITH_THE_SAME, Gain, Outcome, Recovery, Verdict, verdict_of
 from dusk.report.wording import bits, count, flops, listed
 
@@ -59,6 +62,9 @@ def render(run: Run) -> str:
         costs=costs_of(run),
         provenance=provenance_of(run),
         tables=tables,
+        ablations=ablations_of(run, evaluations),
+        sweeps=sweeps_of(run, evaluations),
+        breakdowns=[part for evaluation in evaluations for part in breakdowns_of(run, evaluation)],
     )
 
 
