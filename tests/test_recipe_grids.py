@@ -99,7 +99,10 @@ def test_rows_that_grids_have_alike_are_one_stage():
     ("change", "told"),
     [
         ({"rows": {"one": {"data": ["C"]}}}, "grid 'grid': row 'one': data has no value 'C' (known: A, B)"),
-        ({"axes": {"dat": ["a"]}, "rows": None}, "grid 'grid': axes: grow has no setting 'dat'; did you mean"),
+        (
+            {"axes": {"dat": ["a"]}, "rows": None},
+            "grid 'grid': axes: grow has no setting 'dat'; did you mean",
+        ),
         ({"axes": {}}, "grid 'grid': `axes` maps settings to their values"),
         ({"axes": {"data": 3}}, "grid 'grid': axes: data: its values are a list, or a mapping"),
         ({"rows": []}, "grid 'grid': `rows` maps the name of a stage to its value of each axis"),
@@ -185,7 +188,9 @@ def test_the_tables_of_solar_share_their_stages(solar):
     whole = load_recipe(solar / "solar-10.7b.yaml")
     for recipe in (*alone.values(), whole):
         own = fingerprints(recipe)
-        assert {name: own[name] for name in own if name in known and name != "scores"}.items() <= known.items()
+        assert {
+            name: own[name] for name in own if name in known and name != "scores"
+        }.items() <= known.items()
     assert {"sft_v3", "sft_v4", "candidate_1", "merge_v4"} <= known.keys() & fingerprints(whole).keys()
     trained = [stage for stage in together.stages.values() if stage.kind in ("sft", "align")]
     assert len(trained) == 4 + 3 + 2  # what several tables show is trained once

@@ -144,7 +144,7 @@ class _Grid:
         ]
         for chosen in product(*choices):
             texts: list[str] = [" + ".join(one) if isinstance(one, list) else one for one in chosen]
-            slug = re.sub(r"[^A-Za-z0-9]+", "-", "_".join(texts)).strip("-")
+            slug = "_".join(re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-") for text in texts)
             label = ", ".join(texts)
             yield f"{self.name}_{slug}"[:64], {**dict(zip(self.axes, chosen, strict=True)), "label": label}
 

@@ -17,7 +17,18 @@ from dusk.recipe.stages import ModelStage
 from dusk.recipe.words import nearest
 from dusk.recipe.yaml_file import read_yaml
 
-_TOP = ("name", "description", "seed", "threads", "gpus", "nodes", "tables", "defaults", "stages", "stages_from")
+_TOP = (
+    "name",
+    "description",
+    "seed",
+    "threads",
+    "gpus",
+    "nodes",
+    "tables",
+    "defaults",
+    "stages",
+    "stages_from",
+)
 _RESERVED = {"state"}
 
 

@@ -114,7 +114,9 @@ class _Run:
             for name, settings in recipe.stages.items()
         ]
         tables = {name: table.shown() for name, table in recipe.tables.items()}
-        self.report = RunReport(folder.path, recipe.name, recipe.seed, jobs, threads, 0.0, stages, tables)
+        self.report = RunReport(
+            folder.path, recipe.name, recipe.seed, jobs, threads, 0.0, stages, tables=tables
+        )
         self.servers: dict[bool, ForkServer] = {}
         self.working = selectors.DefaultSelector()
         self.failure: DuskError | None = None

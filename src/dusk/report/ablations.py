@@ -11,7 +11,7 @@ from dusk.report.run_folder import Run
 from dusk.report.scores import label_of, shown
 
 PAPER_FILE = "paper.json"
-"""SOLAR 10.7B (arXiv 2312.15166), Tables 3 to 7, percent; Winogrande of SFT v3+v4 is what the printed mean says."""
+"""SOLAR 10.7B (arXiv 2312.15166), Tables 3 to 7, percent; SFT v3+v4's Winogrande is what its mean says."""
 
 
 @dataclass(frozen=True)
