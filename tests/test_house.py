@@ -27,6 +27,7 @@ CONTRACT = [
     "merge",
     "eval",
     "judge",
+    "contamination",
     "data",
     "run",
     "budget",

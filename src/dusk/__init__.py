@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _DOORS = {
     "LayerMap": "dusk.layers:LayerMap",
     "align": "dusk.train.align:align",
+    "contamination": "dusk.evaluate.contamination:contamination",
     "evaluate": "dusk.evaluate:evaluate",
     "inspect": "dusk.checkpoint:inspect_checkpoint",
     "load_scaled": "dusk.scale:load_scaled",
@@ -30,6 +31,7 @@ __all__ = [
     "LayerMap",
     "__version__",
     "align",
+    "contamination",
     "evaluate",
     "inspect",
     "load_scaled",

@@ -58,6 +58,11 @@ COMMANDS: dict[str, Entry] = {
         "Have a judge model grade answers over two turns.",
         "dusk judge ./tuned --questions q.jsonl --judge http://localhost:8000/v1",
     ),
+    "contamination": Entry(
+        "dusk.cli.contamination:contamination",
+        "Ask whether benchmarks are in a model's training data.",
+        "dusk contamination ./tuned --reference ./base --task gsm8k --data ./benchmarks",
+    ),
     "data": Entry(
         "dusk.cli.data:data", "Make training data.", "dusk data documentation ./docs --packages stdlib"
     ),

@@ -130,6 +130,6 @@ def _cell(
 def _best(evaluation: Evaluation, column: Column, stages: Sequence[str]) -> str:
     models = [model for stage in stages if (model := evaluation.model(stage)) is not None]
     values = [model.cells[column.label].value for model in models if column.label in model.cells]
-    if len(values) < 2:
-        return ""
+    if len({shown(value, column) for value in values}) < 2:
+        return ""  # of one alone, or where all are alike, there is no best
     return shown(max(values) if column.higher_is_better else min(values), column)

@@ -1,0 +1,47 @@
+"""The tests' numbers, from losses alone."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+PREFIX_SHARE = 0.4
+MIN_K_SHARE = 0.2  # of the tokens, as Shi et al. 2023 settle on
+
+
+def split_words(text: str) -> tuple[str, int]:
+    """The first `ceil(0.4 words)` words of a text, and how many are left."""
+    words = text.split()
+    kept = math.ceil(PREFIX_SHARE * len(words))
+    return " ".join(words[:kept]), len(words) - kept
+
+
+def share_below(loss: float, neighbours: Sequence[float]) -> float:
+    """The share of neighbours that the model finds likelier than the text itself: near 0 for one it has learnt."""
+    return sum(other < loss for other in neighbours) / len(neighbours)
+
+
+def min_k(log_probabilities: npt.NDArray[np.float64], share: float = MIN_K_SHARE) -> float:
+    """Min-K% Prob (Shi et al. 2023, "Detecting Pretraining Data from Large Language Models").
+
+    The mean of the lowest `share` of a text's token log-probabilities (tokens,): higher for texts that were seen.
+    """
+    count = max(1, int(share * len(log_probabilities)))
+    return float(np.sort(log_probabilities)[:count].mean())
+
+
+def roc(seen: Sequence[float], unseen: Sequence[float]) -> list[tuple[float, float]]:
+    """The curve (false positives, true positives) of "seen where the score is high", from (0, 0) to (1, 1)."""
+    steps = sorted({*seen, *unseen}, reverse=True)
+    points = [
+        (sum(s >= step for s in unseen) / len(unseen), sum(s >= step for s in seen) / len(seen))
+        for step in steps
+    ]
+    return [(0.0, 0.0), *points]
+
+
+def area_under(curve: Sequence[tuple[float, float]]) -> float:
+    """The area under a curve, by trapezia: the chance that a seen text scores above an unseen one."""
+    return sum((right[0] - left[0]) * (left[1] + right[1]) / 2 for left, right in pairwise(curve))
