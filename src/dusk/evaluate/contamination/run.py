@@ -137,8 +137,8 @@ def contamination(
 def _models(
     model: str | Path, reference: str | Path, device: str | None, dtype: str
 ) -> tuple["Language", "Language"]:
-    from dusk.evaluate.contamination.language import Language  # lazy: torch
-    from dusk.evaluate.model import choose_device
+    from dusk.checkpoint.device import choose_device  # lazy: torch
+    from dusk.evaluate.contamination.language import Language
 
     chosen = choose_device(device)
     paths = [Path(resolve(one)) for one in (model, reference)]
