@@ -68,6 +68,21 @@ def test_the_page_of_several_seeds_renders(browser: Browser, seeds: Path, width:
     assert browser.run("document.querySelectorAll('.forest circle.seed').length") == 6
 
 
+@pytest.mark.parametrize("width", [1280, 390])
+def test_ablation_tables_render(browser: Browser, tmp_path: Path, width: int) -> None:
+    rows = {name: {"Pages": True, "Mathematics": name == "sft_v4"} for name in ("sft_v3", "sft_v4")}
+    table = {"title": "Data", "paper": "table3", "columns": ["Pages", "Mathematics"], "rows": rows}
+    folder = write_run(tmp_path / "run", whole_run(), tables={"table3": table})
+    write_scores(folder / "scores")
+    browser.open(report(folder), width=width)
+    assert browser.problems == []
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    assert browser.run(WIDE) == []
+    on = """[...document.querySelectorAll('.ablation td.choice span')].map(e => e.getAttribute('aria-label'))"""
+    assert browser.run(on) == ["on", "off", "on", "on"]
+    assert browser.run("document.querySelectorAll('.ablation .best b').length") > 0
+
+
 def test_the_links_of_several_seeds_open_their_reports(browser: Browser, seeds: Path) -> None:
     browser.open(seeds, width=1280)
     link = browser.run("document.querySelector('.seeds tbody a').href")
