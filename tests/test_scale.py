@@ -1,5 +1,6 @@
 """Scaled checkpoints against the same surgery done by hand in memory, and bad input."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -11,10 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from conftest import save_random_model
-from dusk.checkpoint import open_checkpoint, read_manifest, verify
+from dusk.checkpoint import Checkpoint, open_checkpoint, read_manifest, verify
 from dusk.checkpoint.forward import cache_difference
 from dusk.errors import CheckpointError, LayerMapError, OutputError, SettingError
 from dusk.layers import LayerMap
@@ -306,3 +308,45 @@ def test_scaling_imports_neither_torch_nor_numpy(model_folder: Models, tmp_path:
     arguments = [sys.executable, "-c", code, str(model_folder("llama")), str(tmp_path / "out")]
     done = subprocess.run(arguments, check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("limit", [1000, 20_000, 10**9])
+def test_digests_computed_while_copying(model_folder: Models, tmp_path: Path, limit: int) -> None:
+    """They are those that reading the result gives, and a flipped bit is found."""
+    base, out = model_folder("llama", shard="40KB"), tmp_path / "out"
+    scale(base, out, digest=True, pad_vocabulary=100, fresh="identity", shard_limit_bytes=limit)
+    written = json.loads((out / "dusk.json").read_text())["digests"]
+    for name, tensor in ((n, t) for file in out.glob("*.safetensors") for n, t in load_file(file).items()):
+        assert written["tensors"][name] == hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
+    assert verify(out).ok
+    assert "digests" in verify(out).checked
+    entry = open_checkpoint(out).tensors["model.layers.3.mlp.up_proj.weight"]
+    with entry.file.open("r+b") as file:
+        file.seek(entry.end - 1)
+        byte = file.read(1)[0]
+        file.seek(entry.end - 1)
+        file.write(bytes([byte ^ 4]))
+    (problem,) = verify(out).problems
+    assert problem.startswith("model.layers.3.mlp.up_proj.weight is not what it was")
+
+
+def test_what_is_not_copied_is_not_read(
+    model_folder: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The manifest says sizes, the headers' digests and the ranges; a layer left out is in none."""
+    base = model_folder("llama", shard="40KB")
+    monkeypatch.setattr(Checkpoint, "digest", lambda self: pytest.fail("reads tensors"))
+    scale(base, tmp_path / "out", layers="0-1,6-7")
+    (source,) = json.loads((tmp_path / "out" / "dusk.json").read_text())["inputs"]
+    opened = open_checkpoint(base)
+    assert source["digest"] == opened.header_digest()
+    left_out = {f"model.layers.{layer}." for layer in (2, 3, 4, 5)}
+    for header in opened.headers:
+        told = source["files"][header.file.name]
+        content = header.file.read_bytes()
+        assert told["bytes"] == len(content)
+        assert told["header"] == hashlib.sha256(content[: 8 + len(header.text)]).hexdigest()
+        assert "sha256" not in told
+        for name, entry in header.tensors.items():
+            inside = any(begin <= entry.begin and entry.end <= end for begin, end in told["ranges"])
+            assert inside is not any(name.startswith(layer) for layer in left_out)

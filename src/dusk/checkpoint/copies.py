@@ -9,6 +9,7 @@ Three ways, each where the one before is not offered:
 """
 
 import errno
+import hashlib
 import mmap
 import os
 import struct
@@ -54,10 +55,16 @@ class Part:
 
 
 def write_copies(
-    folder: Path, shards: Sequence[Shard], metadata: Mapping[str, str], progress: Progress | None = None
+    folder: Path,
+    shards: Sequence[Shard],
+    metadata: Mapping[str, str],
+    progress: Progress | None = None,
+    digests: dict[str, str] | None = None,
 ) -> int:
     """Writes the shards and their index into `folder`, every tensor copied from its source or constant.
 
+    Where `digests` are asked for, those (SHA-256) of the tensors whose bytes pass through memory are put there by
+    name; not those of tensors that are shared or constant.
     Returns how many bytes the file system shares with the sources.
     """
     told = _Told(sum(shard.data_bytes for shard in shards), progress)
@@ -67,12 +74,33 @@ def write_copies(
             with Target(folder / shard.file_name) as target:
                 parts = target.begin(shard, metadata, sources, told)
                 rest = [piece for part in parts for piece in target.share(part)]
-                copied = sum(piece.length for piece in rest)
-                shared += sum(part.length for part in parts) - copied
-                told.add(sum(part.length for part in parts) - copied)
+                saved = sum(part.length for part in parts) - sum(piece.length for piece in rest)
+                shared += saved
+                told.add(saved)
+                if digests is not None:
+                    whole, rest = _whole_tensors(shard, rest, len(shard.header(metadata)))
+                    target.copy_tensors(whole, told, digests)
                 target.copy(rest, told)
     write_index(folder, shards)
     return shared
+
+
+def _whole_tensors(
+    shard: Shard, parts: Sequence[Part], position: int
+) -> tuple[list[tuple[str, Part]], list[Part]]:
+    """The tensors that lie whole in one of the parts, and the rest; the shard's data begin at `position`."""
+    whole: list[tuple[str, Part]] = []
+    rest = list(parts)
+    for tensor in shard.tensors:
+        for part in rest:
+            first = position - part.position
+            if first >= 0 and first + tensor.bytes <= part.length and tensor.bytes:
+                whole += [(tensor.name, piece) for piece in part.cut(first, first + tensor.bytes)]
+                rest.remove(part)
+                rest += [*part.cut(0, first), *part.cut(first + tensor.bytes, part.length)]
+                break
+        position += tensor.bytes
+    return whole, rest
 
 
 def read_all(entry: TensorEntry) -> bytes:
@@ -162,16 +190,30 @@ class Target:
         """Copies the parts, several pieces at a time."""
 
         def work(pieces: Iterator[Part]) -> None:
-            buffer = memoryview(mmap.mmap(-1, _BUFFER_BYTES))  # of whole pages, as O_DIRECT wants it
+            buffer = _buffer()
             for piece in pieces:
-                self._copy_piece(piece, buffer)
+                self._copy_piece(piece, buffer, self._by_kernel(piece) if self._kernel_copies else 0)
                 told.add(piece.length)
 
         step = _KERNEL_BYTES if self._kernel_copies else _BUFFER_BYTES
         in_threads(work, [piece for part in parts for piece in _pieces(part, step)])
 
-    def _copy_piece(self, piece: Part, buffer: memoryview) -> None:
-        done = self._by_kernel(piece) if self._kernel_copies else 0
+    def copy_tensors(self, parts: Sequence[tuple[str, Part]], told: "_Told", digests: dict[str, str]) -> None:
+        """Copies named parts, several at a time, and notes the digest of each under its name."""
+
+        def work(share: Iterator[tuple[str, Part]]) -> None:
+            buffer = _buffer()
+            for name, part in share:
+                digest = hashlib.sha256()
+                for piece in _pieces(part, _BUFFER_BYTES):
+                    self._copy_piece(piece, buffer)
+                    digest.update(buffer[: piece.length])
+                    told.add(piece.length)
+                digests[name] = digest.hexdigest()
+
+        in_threads(work, parts)
+
+    def _copy_piece(self, piece: Part, buffer: memoryview, done: int = 0) -> None:
         while done < piece.length:
             length = min(len(buffer), piece.length - done)
             (step,) = piece.cut(done, done + length)
@@ -293,6 +335,10 @@ def _open_direct(file: Path, handle: int) -> int | None:
         return os.open(file, os.O_WRONLY | os.O_DIRECT)
     except OSError:
         return None
+
+
+def _buffer() -> memoryview:
+    return memoryview(mmap.mmap(-1, _BUFFER_BYTES))  # of whole pages, as O_DIRECT wants it
 
 
 def _pieces(part: Part, step: int) -> Iterator[Part]:

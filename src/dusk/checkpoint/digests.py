@@ -6,27 +6,36 @@ which tensor is damaged, and lets threads share the work.
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from dusk.checkpoint.copies import Sources, read_at
 from dusk.checkpoint.folder import Checkpoint
-from dusk.checkpoint.header import LENGTH_BYTES, TensorEntry
+from dusk.checkpoint.header import TensorEntry
 from dusk.checkpoint.manifest import MANIFEST_FILE
+from dusk.checkpoint.output import MARKER
 from dusk.checkpoint.threads import in_threads
 
 _BUFFER_BYTES = 1 << 20
-_FREE = {MANIFEST_FILE, "README.md"}  # the digests' own place, and words for people
+_FREE = {MANIFEST_FILE, MARKER, "README.md"}  # the digests' own place, work in progress, words for people
 
 
-def folder_digests(checkpoint: Checkpoint) -> dict[str, dict[str, str]]:
-    """The digests (hex) of `headers` by file, of `tensors` by name and of the other `files` by name."""
+def folder_digests(
+    checkpoint: Checkpoint, known: Mapping[str, str] | None = None
+) -> dict[str, dict[str, str]]:
+    """The digests (hex) of `headers` by file, of `tensors` by name and of the other `files` by name.
+
+    Tensors whose digests are `known` are not read.
+    """
+    found = dict(known or {})
+    found |= _tensor_digests({name: e for name, e in checkpoint.tensors.items() if name not in found})
     weights = {header.file.name for header in checkpoint.headers}
     rest = sorted(file for file in checkpoint.path.rglob("*") if file.is_file())
     return {
-        "headers": {header.file.name: _header_digest(header.text) for header in checkpoint.headers},
-        "tensors": _tensor_digests(checkpoint.tensors),
+        "headers": {header.file.name: header.digest() for header in checkpoint.headers},
+        "tensors": {name: found[name] for name in checkpoint.tensors},
         "files": {
-            name: hashlib.sha256(file.read_bytes()).hexdigest()
+            name: _file_digest(file)
             for file in rest
             if (name := str(file.relative_to(checkpoint.path))) not in weights | _FREE
             and not name.endswith(".safetensors")
@@ -53,8 +62,9 @@ def differences(stated: Mapping[str, Any], found: Mapping[str, Mapping[str, str]
     return problems
 
 
-def _header_digest(text: bytes) -> str:
-    return hashlib.sha256(len(text).to_bytes(LENGTH_BYTES, "little") + text).hexdigest()
+def _file_digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _tensor_digests(tensors: Mapping[str, TensorEntry]) -> dict[str, str]:

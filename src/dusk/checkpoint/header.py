@@ -6,6 +6,7 @@ strings, then the data. Offsets count from the end of the header; the tensors co
 holes or overlaps. The header may be padded with spaces at its end.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,6 +61,10 @@ class Header:
     metadata: dict[str, str]
     text: bytes
     file_bytes: int
+
+    def digest(self) -> str:
+        """The SHA-256 (hex) of the header and of its length in front."""
+        return hashlib.sha256(len(self.text).to_bytes(LENGTH_BYTES, "little") + self.text).hexdigest()
 
 
 def read_header(file: Path) -> Header:

@@ -7,6 +7,7 @@ from pathlib import Path
 from dusk.errors import CheckpointError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w./-]+)?", re.ASCII)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md", "LICENSE*"]
 _UNWANTED = ["*/*", "consolidated*", "*.fp16.*", "adapter_*"]
 
@@ -26,6 +27,12 @@ def resolve(model: str | Path) -> Path:
     if looks_local or (path.parent.name and path.parent.is_dir()) or not _HUB_ID.fullmatch(name):
         raise CheckpointError(f"There is no folder {name}.", remedy=_nearby(path))
     return _download(name, path)
+
+
+def stated_digest(file: Path) -> str | None:
+    """The SHA-256 (hex) that the hub states for a downloaded weight file: its name in the hub's cache."""
+    blob = file.resolve()
+    return blob.name if blob.parent.name == "blobs" and _SHA256.fullmatch(blob.name) else None
 
 
 def _nearby(path: Path) -> str:

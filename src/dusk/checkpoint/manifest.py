@@ -1,12 +1,14 @@
 """`dusk.json`: what a folder was made from, how, and what came out. The model card is written from it."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
 from dusk.checkpoint.folder import Checkpoint, read_json_object
+from dusk.checkpoint.header import Header, TensorEntry
+from dusk.checkpoint.hub import stated_digest
 from dusk.errors import CheckpointError
 
 MANIFEST_FILE = "dusk.json"
@@ -14,16 +16,49 @@ MANIFEST_FILE = "dusk.json"
 
 @dataclass(frozen=True)
 class Source:
-    """An input: where it lay, what the user called it, and its digest (`Checkpoint.digest`)."""
+    """An input: where it lay, what the user called it, its digest (`Checkpoint.digest`).
+
+    `files` says of each weight file its size (`bytes`), the digest of its header (`header`), that of the whole
+    file where the hub states it (`sha256`), and the `ranges` of bytes [begin, end) that were copied.
+    """
 
     path: str
     name: str
     digest: str
+    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint) -> Self:
-        """A checkpoint as an input."""
-        return cls(str(checkpoint.path.absolute()), checkpoint.name, checkpoint.digest())
+    def of(cls, checkpoint: Checkpoint, copied: Iterable[TensorEntry] | None = None) -> Self:
+        """A checkpoint as an input, of which only these tensors were `copied`.
+
+        Then no byte of others is read: the digest is that of the headers where some were left out.
+        """
+        path, name = str(checkpoint.path.absolute()), checkpoint.name
+        if copied is None:
+            return cls(path, name, checkpoint.digest())
+        entries = list(copied)
+        files = {header.file.name: _told(header, entries) for header in checkpoint.headers}
+        length = sum(end - begin for told in files.values() for begin, end in told["ranges"])
+        whole = length == checkpoint.total_bytes
+        return cls(path, name, checkpoint.digest() if whole else checkpoint.header_digest(), files)
+
+    def to_json(self) -> dict[str, Any]:
+        """The input as JSON values."""
+        told = {"path": self.path, "name": self.name, "digest": self.digest}
+        return {**told, "files": dict(self.files)} if self.files else told
+
+
+def _told(header: Header, copied: Iterable[TensorEntry]) -> dict[str, Any]:
+    """What is known of a weight file without reading its tensors."""
+    ranges: list[list[int]] = []
+    for begin, end in sorted({(entry.begin, entry.end) for entry in copied if entry.file == header.file}):
+        if ranges and ranges[-1][1] >= begin:
+            ranges[-1][1] = max(ranges[-1][1], end)
+        else:
+            ranges.append([begin, end])
+    stated = stated_digest(header.file)
+    told = {"bytes": header.file_bytes, "header": header.digest()}
+    return {**told, **({"sha256": stated} if stated else {}), "ranges": ranges}
 
 
 def installed_versions(*packages: str) -> dict[str, str]:
@@ -61,7 +96,7 @@ class Manifest:
         return {
             "dusk": self.versions.get("dusk", ""),
             "command": self.command,
-            "inputs": [{"path": s.path, "name": s.name, "digest": s.digest} for s in self.inputs],
+            "inputs": [source.to_json() for source in self.inputs],
             "layer_map": dict(self.layer_map) if self.layer_map is not None else None,
             "settings": dict(self.settings),
             "versions": dict(self.versions),
@@ -87,7 +122,10 @@ def read_manifest(folder: Path) -> Manifest | None:
     try:
         return Manifest(
             command=data["command"],
-            inputs=tuple(Source(item["path"], item["name"], item["digest"]) for item in data["inputs"]),
+            inputs=tuple(
+                Source(item["path"], item["name"], item["digest"], item.get("files", {}))
+                for item in data["inputs"]
+            ),
             layer_map=data.get("layer_map"),
             settings=data.get("settings", {}),
             versions=data.get("versions", {}),
@@ -103,7 +141,8 @@ def ancestry(*folders: Path) -> tuple[Mapping[str, Any], ...]:
     """What the manifests of these input folders say about where they came from, nearest first, each once."""
     manifests = [manifest for folder in folders if (manifest := read_manifest(folder)) is not None]
     found: list[Mapping[str, Any]] = [
-        {"command": manifest.command, "inputs": manifest.to_json()["inputs"]} for manifest in manifests
+        {"command": manifest.command, "inputs": [replace(one, files={}).to_json() for one in manifest.inputs]}
+        for manifest in manifests
     ]
     found += [ancestor for manifest in manifests for ancestor in manifest.lineage]
     return tuple(ancestor for i, ancestor in enumerate(found) if ancestor not in found[:i])

@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -17,6 +17,7 @@ from dusk.checkpoint import (
     Progress,
     Shard,
     Source,
+    TensorEntry,
     ancestry,
     can_share,
     carry_over,
@@ -30,6 +31,7 @@ from dusk.checkpoint import (
     write_json,
     write_manifest,
 )
+from dusk.checkpoint.digests import folder_digests
 from dusk.checkpoint.shards import SHARD_LIMIT_BYTES
 from dusk.layers import LayerMap
 from dusk.scale.architecture import Architecture
@@ -80,6 +82,7 @@ def scale(
     skip_weights: Sequence[float] | None = None,
     pad_vocabulary: int | None = None,
     with_remote_code: bool = False,
+    digest: bool = False,
     dry_run: bool = False,
     shard_limit_bytes: int = SHARD_LIMIT_BYTES,
     progress: Progress | None = None,
@@ -96,6 +99,9 @@ def scale(
     proportion), `none`, or pairs store-use such as `"3-5,6-9"` of layers of the result; `skip_weights` are the
     stored state's in training and inference. `pad_vocabulary` appends rows of zeros up to that number.
     `with_remote_code` writes Solar Pro's classes into the folder.
+
+    `digest` writes a SHA-256 of every tensor and file into dusk.json, which `verify` compares with: computed
+    while copying, or by reading what the file system shares.
 
     With `dry_run` nothing is written. `progress` is told the bytes written and the bytes in all.
 
@@ -126,7 +132,7 @@ def scale(
     }
     settings |= form.to_json()
     plan = _Plan(opened, form, layer_map, config, shards, settings, begin)
-    shared_bytes = 0 if dry_run else _write(plan, Path(out), progress)
+    shared_bytes = 0 if dry_run else _write(plan, Path(out), progress, digest=digest)
     return plan.report(Path(out), dry_run, shared_bytes, (*seen, *notes, *changed, *formed))
 
 
@@ -172,11 +178,16 @@ class _Plan:
     def parameters(self) -> int:
         return sum(prod(tensor.shape) for shard in self.shards for tensor in shard.tensors)
 
+    @property
+    def copied(self) -> list[TensorEntry]:
+        """What of the base stands in the result."""
+        return [tensor.source for shard in self.shards for tensor in shard.tensors if tensor.source]
+
     def manifest(self, shared_bytes: int) -> Manifest:
         """The manifest of the result."""
         return Manifest(
             command="scale",
-            inputs=(Source.of(self.base),),
+            inputs=(Source.of(self.base, copied=self.copied),),
             layer_map=self.layer_map.to_json(),
             settings={key: value for key, value in self.settings.items() if value is not None},
             results={
@@ -209,16 +220,22 @@ class _Plan:
         )
 
 
-def _write(plan: _Plan, out: Path, progress: Progress | None) -> int:
+def _write(plan: _Plan, out: Path, progress: Progress | None, *, digest: bool) -> int:
     """Writes the folder; how many bytes the file system shares with the base."""
     with OutputFolder(out) as folder:
         if not all(can_share(header.file, folder.path) for header in plan.base.headers):
             folder.require_space(plan.tensor_bytes)
-        shared_bytes = write_copies(folder.path, plan.shards, plan.base.headers[0].metadata, progress)
+        metadata = plan.base.headers[0].metadata
+        digests: dict[str, str] | None = {} if digest else None
+        shared_bytes = write_copies(folder.path, plan.shards, metadata, progress, digests)
         write_json(folder.path / CONFIG_FILE, plan.config)
         carry_over(plan.base.path, folder.path)
         plan.form.finish(folder.path)
-        write_manifest(folder.path, plan.manifest(shared_bytes))
+        manifest = plan.manifest(shared_bytes)
+        if digests is not None:
+            written = open_checkpoint(folder.path)
+            manifest = replace(manifest, digests=folder_digests(written, known=digests))
+        write_manifest(folder.path, manifest)
         write_card(folder.path)
         folder.commit()
     return shared_bytes
