@@ -206,12 +206,7 @@ def start(tmp_path, stages=CHAIN):
     path.write_text(yaml.safe_dump({"name": "test", "stages": stages}, sort_keys=False))
     call = [sys.executable, fake_stages.__file__, str(path), str(tmp_path / "out")]
     with (tmp_path / "stderr").open("w") as said:
-        return subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=said, preexec_fn=heed_interrupts)
-
-
-def heed_interrupts():
-    """A shell starts what runs in the background deaf to SIGINT, and the deafness is inherited."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+        return subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=said)
 
 
 @pytest.mark.parametrize(
