@@ -152,6 +152,8 @@ if __name__ == "__main__":
     from dusk.errors import StoppedError
     from dusk.recipe import run
 
+    # a shell starts what runs in the background deaf to SIGINT, and the deafness is inherited
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     KINDS.update(FAKES)
     try:
         run(sys.argv[1], sys.argv[2], jobs=2)
