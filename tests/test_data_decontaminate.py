@@ -228,7 +228,7 @@ def test_what_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"in.jsonl:2|cannot be used"):
         decontaminate(tmp_path / "out", data=[data], against=[good])
     told = decontaminate(tmp_path / "out", data=[data], against=[good], skip_bad=True)
-    assert told["benchmarks"]["g/t"]["too_short"] == 1
+    assert told["benchmarks"]["g/t"]["whole"] == 1
     assert told["rows"] == 2 == told["kept"] + 1
 
 
@@ -237,3 +237,39 @@ def test_the_place_of_a_match_is_shown() -> None:
     shown = excerpt(text, "the answer is forty two")
     assert "The answer: is, forty two!" in shown
     assert len(shown) < 410
+
+
+@pytest.mark.parametrize("preset", ["gpt3", "tulu3"])
+def test_short_items_are_compared_whole(tmp_path: Path, preset: str) -> None:
+    tests = written(
+        tmp_path / "b" / "t.jsonl",
+        [
+            {
+                "question": "What colour is the Sun?",
+                "answer": "White, seen from space, as astronauts can tell",
+            },
+            {"question": "Who made the first clock that ran for a week?", "answer": "Nobody knows"},
+        ],
+    )
+    rows = [
+        {"prompt": "WHAT colour -- is the sun", "completion": "?"},
+        {
+            "prompt": [
+                {"role": "system", "content": "Be brief."},
+                {"role": "user", "content": "What colour is the Sun?"},
+            ],
+            "completion": [{"role": "assistant", "content": "?"}],
+        },
+        {"prompt": "What colour is the Sun today?", "completion": "?"},
+        {"prompt": "Say", "completion": "What colour is the Sun?"},
+    ]
+    data = written(tmp_path / "in.jsonl", rows)
+    told = decontaminate(tmp_path / "out", data=[data], against=[tests], preset=preset)
+    assert read(tmp_path / "out" / "train.jsonl") == rows[2:]
+    found = told["benchmarks"]["b/t"]
+    assert (found["whole"], found["matched_whole"], found["matched"]) == (
+        (2 if preset == "gpt3" else 1),
+        1,
+        1,
+    )
+    assert [m["shared"] for m in read(tmp_path / "out" / "matches.jsonl")] == ["what colour is the sun"] * 2

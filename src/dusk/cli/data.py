@@ -91,10 +91,10 @@ def _show_benchmarks(result: Mapping[str, Any]) -> None:
     _show_rows({key: value for key, value in result.items() if key != "benchmarks"})
     click.echo()
     rows = [
-        [name, *(f"{found[key]:,}" for key in ("items", "too_short", "matched", "rows"))]
+        [name, *(f"{found[key]:,}" for key in ("items", "whole", "matched", "matched_whole", "rows"))]
         for name, found in result["benchmarks"].items()
     ]
-    table(["benchmark", "items", "too short", "matched", "rows"], rows)
+    table(["benchmark", "items", "compared whole", "matched", "of them whole", "rows"], rows)
     spared = [name for name, found in result["benchmarks"].items() if found["rows"] and not found["left_out"]]
     if spared:
         click.echo(f"Too few items matched for their rows to be left out: {', '.join(spared)}.")

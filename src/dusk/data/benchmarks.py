@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dusk.data.fields import RowError, UnwantedError
-from dusk.data.kinds import Kind, answer, fault
-from dusk.data.kinds import prompt as messages_of
+from dusk.data.kinds import KINDS, Kind, answer, fault
 from dusk.data.readers import read_rows
 from dusk.data.sources import source_of
 from dusk.errors import DataError
@@ -64,7 +63,7 @@ def item_texts(fields: Fields) -> tuple[str, str]:
     for names, texts in _FORMS:
         if all(name in fields for name in names):
             return texts(fields)
-    if fault(fields, tuple(Kind)) is None:
+    if fault(fields, KINDS) is None:
         return row_texts(fields)
     source = source_of(fields)
     if source.fields:
@@ -79,7 +78,9 @@ def row_texts(fields: Fields) -> tuple[str, str]:
         return fields["text"], ""
     if kind is Kind.CHAT:
         return _parted(fields["messages"])
-    asked, given = _parted(messages_of(fields["prompt"]))
+    asked, given = fields["prompt"], ""
+    if not isinstance(asked, str):
+        asked, given = _parted(asked)
     names = ("completion",) if kind is Kind.COMPLETION else ("chosen", "rejected")
     return asked, "\n".join([given, *(answer(fields[name]) for name in names)]).strip()
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from dusk.data.collect import add_codes, collect
 from dusk.data.fields import RowError, UnwantedError
 from dusk.data.hub import data_files
-from dusk.data.kinds import Kind, fault
+from dusk.data.kinds import KINDS, fault
 from dusk.data.outputs import DataFolder
 from dusk.data.passes import Codes, Entry, Judge, Part, Progress, Spread, Verdict, run_pass
 from dusk.data.pii import masked
@@ -137,7 +137,7 @@ class Converter(Judge):
 def converted(fields: Mapping[str, Any], source: Source, seed: int = 0) -> dict[str, Any]:
     """A row of training, checked, with its id and the name of its source; raises `RowError`, `UnwantedError`."""
     row = source.convert(fields, seed)
-    wrong = fault(row, tuple(Kind))
+    wrong = fault(row, KINDS)
     if wrong is not None:
         raise RowError(wrong)
     name = source.name if source.fields else fields.get("source")

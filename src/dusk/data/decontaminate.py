@@ -10,9 +10,13 @@ runs of letters and digits.
     tulu3   Lambert et al. 2024: prompts only; an item matches a row if more than half of its words lie in runs
             of 8 that it shares with this row. Rows are left out for a set of which more than 2 % match.
 
+Items whose prompts are shorter than a run, which neither convention can see, match a row that asks the same words
+and no others.
+
 Rows are left out whole. What remains is written as it stands in the input.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,9 +28,9 @@ from dusk.data.benchmarks import Item, read_benchmark, row_texts
 from dusk.data.collect import collect
 from dusk.data.convert import processors
 from dusk.data.fields import RowError, UnwantedError
-from dusk.data.gram_index import GramIndex, Hit, write_index
+from dusk.data.gram_index import GramIndex, Hit, joined, whole_prompts, write_index
 from dusk.data.hub import data_files
-from dusk.data.kinds import Kind, fault
+from dusk.data.kinds import KINDS, fault
 from dusk.data.matches import Match, Ruling, excerpt
 from dusk.data.outputs import DataFolder
 from dusk.data.passes import KEPT, Entry, Judge, Progress, Spread, Verdict, run_pass
@@ -39,6 +43,7 @@ from dusk.errors import SettingError
 MATCHES_FILE = "matches.jsonl"
 OVERLAPS = "overlaps with a benchmark"
 _INDEX = "index"
+_SHORT_CHARACTERS = 256  # of a question that may be as short as a run of words; saves looking at the others
 _SHORT_SHARE = 0.05  # of a set's items, which its runs may be too long for
 
 
@@ -97,8 +102,8 @@ def decontaminate(
         skip_bad, license, rejects, workers, spread: as in `dusk.data.convert`.
 
     Returns:
-        What the card tells; `benchmarks` has of each set its items, those too short to be found, those that
-        matched, and the rows that matched them; `common` the runs that were ignored.
+        What the card tells; `benchmarks` has of each set its items, how many are compared whole, those that matched,
+        and the rows that matched them; `common_runs` how many runs were ignored.
 
     Raises:
         DataError: files that cannot be read, or rows that cannot be used.
@@ -126,7 +131,8 @@ def decontaminate(
             spread=spread,
             progress=progress,
         )
-        ruling = Ruling(parts, sizes, rule.set_share, rule.common_rows)
+        whole = Counter(items[number].set for number in whole_prompts(items, lengths))
+        ruling = Ruling(parts, sizes, whole, rule.set_share, rule.common_rows)
         ruling.write(
             folder.path / MATCHES_FILE, [item.prompt if rule.prompts_only else item.text for item in items]
         )
@@ -188,41 +194,71 @@ class OverlapJudge(Judge):
 
     def judge(self, rows: Sequence[Entry], noted: dict[str, Any]) -> list[Verdict]:
         """See `Judge`."""
-        texts, verdicts = [], [KEPT] * len(rows)
+        texts: list[str] = []
+        questions: list[str] = []
+        verdicts = [KEPT] * len(rows)
         for place, entry in enumerate(rows):
+            text = question = ""
             try:
-                texts.append(compared_text(entry.fields, prompts_only=self.rule.prompts_only))
+                text, question = compared_texts(entry.fields, prompts_only=self.rule.prompts_only)
             except RowError as error:
-                texts.append("")
                 verdicts[place] = Verdict(str(error), bad=True)
+            texts.append(text)
+            questions.append(question)
+        for place, matched in sorted(self._matched(texts, questions).items()):
+            shown = excerpt(texts[place], matched[0].words)
+            note = {"line": rows[place].line, "text": shown, "matches": [m.to_json() for m in matched]}
+            verdicts[place] = Verdict(OVERLAPS, note=note)
+        return verdicts
+
+    def _matched(self, texts: Sequence[str], questions: Sequence[str]) -> dict[int, list[Match]]:
+        """The matches of each text that has any, by runs and then by whole prompts."""
         by_text: dict[int, list[Hit]] = {}
         for hit in self.loaded.hits(words_of(texts)):
             by_text.setdefault(hit.text, []).append(hit)
-        for place, hits in by_text.items():
-            matched = matches(hits, self.loaded, self.rule)
-            if matched:
-                shown = excerpt(texts[place], matched[0].words)
-                note = {"line": rows[place].line, "text": shown, "matches": [m.to_json() for m in matched]}
-                verdicts[place] = Verdict(OVERLAPS, note=note)
-        return verdicts
+        found = {place: matches(hits, self.loaded, self.rule) for place, hits in by_text.items()}
+        short = [place for place, question in enumerate(questions) if 0 < len(question) <= _SHORT_CHARACTERS]
+        words = words_of([questions[place] for place in short])
+        for number, place in enumerate(short):
+            prompt = joined(words, number)
+            known = {match.item for match in found.get(place, ())}
+            same = [item for item in self.loaded.same_prompts(prompt) if item not in known]
+            found.setdefault(place, []).extend(
+                Match(*self.loaded.place(item), item, 1.0, prompt, (-1 - same[0],)) for item in same
+            )
+        return {place: matched for place, matched in found.items() if matched}
 
 
-def compared_text(fields: Mapping[str, Any], *, prompts_only: bool) -> str:
-    """What of a row is compared; raises `RowError` for a row of no form that is known."""
+def compared_texts(fields: Mapping[str, Any], *, prompts_only: bool) -> tuple[str, str]:
+    """What of a row is compared by runs, and what it asks as a whole (without the system's message).
+
+    Raises `RowError` for a row of no form that is known.
+    """
     source = source_of(fields)
     if source.fields:
         try:
-            asked, answered = row_texts(source.convert(fields, 0))
+            row = source.convert(fields, 0)
+            asked, answered = row_texts(row)
         except UnwantedError:  # sound, and so to be compared, whatever its parts are
-            asked, answered = " ".join(str(value) for value in fields.values()), ""
+            return " ".join(str(value) for value in fields.values()), ""
+        question = _question(row)
     else:
-        wrong = fault(fields, tuple(Kind))
+        wrong = fault(fields, KINDS)
         if wrong is not None:
             raise RowError(wrong)
         asked, answered = row_texts(fields)
+        question = _question(fields)
         if isinstance(fields.get("system"), str):
             asked = f"{fields['system']}\n{asked}"
-    return asked if prompts_only else f"{asked}\n{answered}"
+    return asked if prompts_only else f"{asked}\n{answered}", question
+
+
+def _question(fields: Mapping[str, Any]) -> str:
+    """The last message that is not the assistant's; a text as it is."""
+    asked = next((fields[name] for name in ("prompt", "messages", "text") if name in fields), "")
+    if isinstance(asked, str):
+        return asked
+    return next((str(m["content"]) for m in reversed(asked) if m["role"] != "assistant"), "")
 
 
 def matches(hits: Sequence[Hit], index: GramIndex, rule: Preset) -> list[Match]:
@@ -232,11 +268,13 @@ def matches(hits: Sequence[Hit], index: GramIndex, rule: Preset) -> list[Match]:
         of_item.setdefault(hit.item, []).append(hit)
     found = []
     for item, own in of_item.items():
-        covered = {word for hit in own for word in range(hit.item_place, hit.item_place + hit.n)}
+        covered = {word for hit in own for word in range(hit.item_place, hit.item_place + hit.words)}
         share = len(covered) / len(index.words_of(item))
         if share > rule.item_share:
             first = min(own, key=lambda hit: hit.place)
-            words = b" ".join(index.words_of(item)[first.item_place : first.item_place + first.n]).decode()
-            grams = tuple(sorted({hit.gram for hit in own}))
-            found.append(Match(index.sets[item], index.rows[item], item, round(share, 4), words, grams))
+            words = b" ".join(
+                index.words_of(item)[first.item_place : first.item_place + first.words]
+            ).decode()
+            grams = tuple(sorted({gram for hit in own for gram in hit.grams}))
+            found.append(Match(*index.place(item), item, round(share, 4), words, grams))
     return sorted(found, key=lambda match: (-match.share, match.item))

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from dusk.data.collect import add_codes, collect
 from dusk.data.convert import processors
-from dusk.data.decontaminate import compared_text
+from dusk.data.decontaminate import compared_texts
 from dusk.data.fields import RowError
 from dusk.data.hub import data_files
 from dusk.data.minhash import BAND_ROWS, BANDS, NO_WORD, Groups, Signatures, band_keys, likeness, signatures
@@ -91,7 +91,7 @@ class SignatureJudge(Judge):
         texts, verdicts = [], [KEPT] * len(rows)
         for place, entry in enumerate(rows):
             try:
-                texts.append(compared_text(entry.fields, prompts_only=self.prompts_only))
+                texts.append(compared_texts(entry.fields, prompts_only=self.prompts_only)[0])
             except RowError as error:
                 verdicts[place] = Verdict(str(error), bad=True)
         words = words_of(texts)

@@ -1,4 +1,5 @@
 """An index of all runs of words of some benchmarks: from a hash to the items and places that it stands at.
+Prompts that are shorter than a run are kept as a whole.
 
 It is a folder of arrays that processes map into memory rather than load, so that many share one copy. A hash is
 first looked for in a field of bits (one bit in 32 set, so that most of what is not there costs one look), then
@@ -7,9 +8,8 @@ in the sorted hashes; what is found is compared word by word, so that a collisio
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,22 +19,37 @@ from dusk.data.words import Hashes, Places, Words, runs, words_of
 
 _BITS_PER_HASH = 32
 _AT_ONCE = 1000
-_ITEMS = "items.jsonl"
+_NAMES = "names.json"
 
 
-@dataclass(frozen=True)
-class Hit:
-    """A run of `n` words that stands in a text (from word `place`) and in an item (from word `item_place`).
+class Hit(NamedTuple):
+    """A passage of `words` words, one run or more, in a text (from word `place`) and in an item (`item_place`).
 
-    `gram` is the number of the run among all of the index.
+    `grams` are the numbers of its runs among all of the index.
     """
 
     text: int
     place: int
     item: int
     item_place: int
-    gram: int
-    n: int
+    grams: tuple[int, ...]
+    words: int
+
+
+def whole_prompts(items: Sequence[Item], lengths: Mapping[str, int]) -> dict[int, str]:
+    """The words of the prompts that are shorter than a run, by the number of the item."""
+    words = words_of([item.prompt for item in items])
+    sizes = np.diff(words.first).tolist()
+    return {
+        number: joined(words, number)
+        for number, (item, size) in enumerate(zip(items, sizes, strict=True))
+        if 0 < size < lengths[item.set]
+    }
+
+
+def joined(words: Words, text: int) -> str:
+    """The words of one text, with blanks between them."""
+    return b" ".join(words.of(text)).decode()
 
 
 def write_index(
@@ -46,9 +61,14 @@ def write_index(
     for n in sorted(set(lengths.values())):
         of_length = [number for number, item in enumerate(items) if lengths[item.set] == n]
         _write_table(folder / str(n), n, texts, of_length)
-    with (folder / _ITEMS).open("w", encoding="utf-8") as out:
-        for item, text in zip(items, texts, strict=True):
-            out.write(json.dumps([item.set, item.row, text], ensure_ascii=False) + "\n")
+    names = sorted(lengths)
+    numbers = [[names.index(item.set), item.row] for item in items]
+    stored = [text.encode() for text in texts]
+    np.save(folder / "items.npy", np.array(numbers, np.int32).reshape(-1, 2))
+    np.save(folder / "texts.npy", np.frombuffer(b"".join(stored), np.uint8))
+    np.save(folder / "ends.npy", np.cumsum([0, *map(len, stored)]))
+    told = {"sets": names, "whole": whole_prompts(items, lengths)}
+    (folder / _NAMES).write_text(json.dumps(told), encoding="utf-8")
 
 
 def _write_table(folder: Path, n: int, texts: Sequence[str], of_length: Sequence[int]) -> None:
@@ -81,11 +101,13 @@ class GramIndex:
     """An index in a folder, for looking up."""
 
     def __init__(self, folder: Path) -> None:
-        with (folder / _ITEMS).open(encoding="utf-8") as lines:
-            rows = [json.loads(line) for line in lines]
-        self.sets: list[str] = [row[0] for row in rows]
-        self.rows: list[int] = [row[1] for row in rows]
-        self.texts: list[str] = [row[2] for row in rows]
+        told = json.loads((folder / _NAMES).read_text(encoding="utf-8"))
+        self._sets: list[str] = told["sets"]
+        self._whole: dict[str, list[int]] = {}
+        for item, prompt in told["whole"].items():
+            self._whole.setdefault(prompt, []).append(int(item))
+        names = ("items", "texts", "ends")
+        self._items, self._texts, self._ends = (np.load(folder / f"{n}.npy", mmap_mode="r") for n in names)
         lengths = sorted(int(entry.name) for entry in folder.iterdir() if entry.is_dir())
         self.tables = [_Table(folder / str(n), n) for n in lengths]
         first = 0
@@ -94,22 +116,42 @@ class GramIndex:
         self.grams = first
         self._words: dict[int, list[bytes]] = {}
 
+    def place(self, item: int) -> tuple[str, int]:
+        """The set of an item, and its row there."""
+        name, row = self._items[item].tolist()
+        return self._sets[name], row
+
     def words_of(self, item: int) -> list[bytes]:
         """The words of an item."""
         if item not in self._words:
-            self._words[item] = words_of([self.texts[item]]).of(0)
+            text = self._texts[self._ends[item] : self._ends[item + 1]].tobytes().decode()
+            self._words[item] = words_of([text]).of(0)
         return self._words[item]
 
+    def same_prompts(self, prompt: str) -> list[int]:
+        """The items, shorter than a run, whose prompt is these words with blanks between them."""
+        return self._whole.get(prompt, [])
+
     def hits(self, words: Words) -> Iterator[Hit]:
-        """All runs that texts and items share, text by text for each length of run."""
+        """All passages that texts and items share, text by text for each length of run."""
         of_text: tuple[int, list[bytes]] = (-1, [])
         for table in self.tables:
             for hit in table.candidates(words):
                 if hit.text != of_text[0]:
                     of_text = (hit.text, words.of(hit.text))
-                mine = of_text[1][hit.place : hit.place + table.n]
-                if mine == self.words_of(hit.item)[hit.item_place : hit.item_place + table.n]:
+                if self._is_true(hit, of_text[1]):
                     yield hit
+                elif len(hit.grams) > 1:  # hashes collided
+                    yield from (run for run in _runs_of(hit, table.n) if self._is_true(run, of_text[1]))
+
+    def _is_true(self, hit: Hit, words: list[bytes]) -> bool:
+        theirs = self.words_of(hit.item)[hit.item_place : hit.item_place + hit.words]
+        return words[hit.place : hit.place + hit.words] == theirs
+
+
+def _runs_of(hit: Hit, n: int) -> Iterator[Hit]:
+    for k, gram in enumerate(hit.grams):
+        yield hit._replace(place=hit.place + k, item_place=hit.item_place + k, grams=(gram,), words=n)
 
 
 class _Table:
@@ -123,16 +165,29 @@ class _Table:
         self.shift = np.uint64(64 - (len(self.bits) * 8 - 1).bit_length())
 
     def candidates(self, words: Words) -> Iterator[Hit]:
-        """Runs whose hashes are equal."""
+        """Passages whose runs have equal hashes: runs that follow each other in a text and in an item."""
         hashes, at = runs(words, self.n)
         which, grams = self._found(hashes)
+        if not len(which):
+            return
+        counts = self.begins[grams + 1] - self.begins[grams]
+        nth = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+        owned = np.repeat(self.begins[grams], counts) + nth
         texts = np.searchsorted(words.first, at[which], "right") - 1
-        places = at[which] - words.first[texts]
-        for text, place, gram in zip(texts.tolist(), places.tolist(), grams.tolist(), strict=True):
-            begin, end = self.begins[gram], self.begins[gram + 1]
-            owned = zip(self.owners[begin:end].tolist(), self.places[begin:end].tolist(), strict=True)
-            for owner, item_place in owned:
-                yield Hit(text, place, owner, item_place, self.first_gram + gram, self.n)
+        places = np.repeat(at[which] - words.first[texts], counts)
+        texts, grams = np.repeat(texts, counts), np.repeat(grams, counts) + self.first_gram
+        items, item_places = self.owners[owned], self.places[owned]
+        order = np.lexsort((places, places - item_places, items, texts))
+        columns = np.stack([texts, items, places - item_places, places], axis=1)[order]
+        breaks = np.any(columns[1:] - columns[:-1] != (0, 0, 0, 1), axis=1)
+        begins = np.concatenate([[0], np.flatnonzero(breaks) + 1])
+        ends = np.append(begins[1:], len(columns))
+        grams = grams[order]
+        for begin, end, (text, item, shift, place) in zip(
+            begins.tolist(), ends.tolist(), columns[begins].tolist(), strict=True
+        ):
+            own = tuple(grams[begin:end].tolist())
+            yield Hit(text, place, item, place - shift, own, self.n + end - begin - 1)
 
     def _found(self, hashes: Hashes) -> tuple[Places, Places]:
         """Which of the hashes are here, and where."""

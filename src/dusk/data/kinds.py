@@ -38,6 +38,9 @@ class Kind(Enum):
         return _kind_of(tuple(fields))
 
 
+KINDS = tuple(Kind)
+
+
 def fault(fields: Mapping[str, Any], kinds: Collection[Kind]) -> str | None:
     """What keeps a row from being one of `kinds`; None if nothing does."""
     kind = Kind.of(fields)

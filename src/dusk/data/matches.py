@@ -4,7 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ class Match:
     """An item that a row overlaps with.
 
     `row` is the item's place in its `set`, from 1, and `item` its number among all; `share` is how much of its
-    words lie in shared runs, `words` the first such run, and `grams` are the numbers of all of them.
+    words lie in shared runs, `words` the first of the shared passages, and `grams` are the numbers of all runs. A negative
+    number stands for a prompt that is compared as a whole.
     """
 
     set: str
@@ -32,7 +33,7 @@ class Match:
 
     def to_json(self) -> dict[str, Any]:
         """The fields by name."""
-        return asdict(self)
+        return dict(vars(self))
 
 
 class Ruling:
@@ -49,18 +50,22 @@ class Ruling:
         self,
         parts: Sequence[Part],
         sizes: Mapping[str, Sequence[int]],
+        whole: Mapping[str, int],
         set_share: float | None,
         common_rows: int | None,
     ) -> None:
-        self.parts, self.sizes = parts, sizes
+        self.parts, self.sizes, self.whole = parts, sizes, whole
         self.common = self._common_runs(common_rows)
         self.matched: dict[str, set[int]] = {name: set() for name in sizes}
+        self.matched_whole: dict[str, set[int]] = {name: set() for name in sizes}
         self.rows: Counter[str] = Counter()
         for part in parts:
             for note in self._notes(part):
                 self.rows.update({match["set"] for match in note["matches"]})
                 for match in note["matches"]:
                     self.matched[match["set"]].add(match["row"])
+                    if match["grams"][0] < 0:
+                        self.matched_whole[match["set"]].add(match["row"])
         self.counting = {
             name
             for name, of_set in sizes.items()
@@ -77,12 +82,13 @@ class Ruling:
         return codes, part.reasons
 
     def benchmarks(self, lengths: Mapping[str, int]) -> dict[str, dict[str, Any]]:
-        """Of each set: its items, those too short to be found, those matched, and the rows that match them."""
+        """Of each set: its items, how many are compared whole, what matched, and the rows that match."""
         return {
             name: {
                 "items": len(of_set),
                 "run_words": lengths[name],
-                "too_short": sum(size < lengths[name] for size in of_set),
+                "whole": self.whole[name],
+                "matched_whole": len(self.matched_whole[name]),
                 "matched": len(self.matched[name]),
                 "rows": self.rows[name],
                 "left_out": name in self.counting,

@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,8 +31,7 @@ _ROWS_AT_ONCE = 1024
 _AHEAD = 2  # units in work for each worker, so that results that wait for their turn stay few
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One row as a judge sees it: its number among the unit's rows, from 0, its line, and its fields."""
 
     row: int

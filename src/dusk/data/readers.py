@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from dusk.data.files import Bad, damage_named, parsed_line, stored_rows
-from dusk.data.kinds import Kind, fault
+from dusk.data.kinds import KINDS, Kind, fault
 from dusk.errors import DataError, WorkError
 
 SHOWN = 20  # bad rows that one error names
@@ -78,7 +78,7 @@ def kind_of(rows: Iterable[Row]) -> Kind:
         kind = Kind.of(row.fields)
         if kind is None:
             raise DataError(
-                f"{row.file}:{row.line}: {fault(row.fields, tuple(Kind))}",
+                f"{row.file}:{row.line}: {fault(row.fields, KINDS)}",
                 remedy=f"Rows are one of {', '.join(kind.shape for kind in Kind)}.",
             )
         return kind

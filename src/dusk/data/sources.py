@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from dusk.data.fields import RowError, UnwantedError, answer_of, text_of
-from dusk.data.kinds import Kind, fault
+from dusk.data.kinds import KINDS, Kind, fault
 from dusk.data.ultrafeedback import scored_pair
 from dusk.errors import SettingError
 
@@ -95,7 +95,7 @@ def gsm8k(fields: Fields, seed: int) -> Row:
 
 def trl(fields: Fields, seed: int) -> Row:
     """Rows in one of TRL's forms; a text "system" beside a text prompt goes before it as a message."""
-    wrong = fault(fields, tuple(Kind))
+    wrong = fault(fields, KINDS)
     if wrong is not None:
         raise RowError(wrong)
     kind = Kind.of(fields)
