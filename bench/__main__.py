@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 from bench import (
+    data,
     evaluation,
     merge,
     scale_base,
@@ -38,6 +39,7 @@ BENCHES: dict[str, ModuleType] = {
         solar_pro,
         solar_pro_full,
         evaluation,
+        data,
     )
 }
 

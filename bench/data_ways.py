@@ -74,7 +74,10 @@ def janitor() -> Clean:
 
 
 def datatrove() -> Clean:
-    """Datatrove's n-gram filter with its own hashes; its index is made of the same items."""
+    """Datatrove's n-gram filter with its own hashes and words (spaCy); its index is made of the same items.
+
+    It needs xxhash below 4, whose functions take text, and spaCy: `bench.data` gives it a Python of its own.
+    """
     from datatrove.data import Document
     from datatrove.pipeline.decont.n_grams import NGramsDecontConfig, NGramsDecontFilter, NGramsDecontIndexer
 

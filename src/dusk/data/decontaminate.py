@@ -102,8 +102,8 @@ def decontaminate(
         skip_bad, license, rejects, workers, spread: as in `dusk.data.convert`.
 
     Returns:
-        What the card tells; `benchmarks` has of each set its items, how many are compared whole, those that matched,
-        and the rows that matched them; `common_runs` how many runs were ignored.
+        What the card tells; `benchmarks` has of each set its items, how many are compared whole, those that
+        matched, and the rows that matched them; `common_runs` how many runs were ignored.
 
     Raises:
         DataError: files that cannot be read, or rows that cannot be used.

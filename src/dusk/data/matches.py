@@ -20,8 +20,8 @@ class Match:
     """An item that a row overlaps with.
 
     `row` is the item's place in its `set`, from 1, and `item` its number among all; `share` is how much of its
-    words lie in shared runs, `words` the first of the shared passages, and `grams` are the numbers of all runs. A negative
-    number stands for a prompt that is compared as a whole.
+    words lie in shared runs, `words` the first of the shared passages, and `grams` are the
+    numbers of all runs; a negative one stands for a prompt that is compared as a whole.
     """
 
     set: str
