@@ -61,6 +61,22 @@ def test_a_tuned_model_has_the_template_and_what_it_was_made_with(base: Path, da
     assert last["loss"] < first["loss"]
 
 
+def test_licences_of_data_go_from_run_to_run(base: Path, tmp_path: Path):
+    for name, stated in (("first", "license: cc-by-nc-4.0\n"), ("second", "license: mit\n"), ("third", "")):
+        (tmp_path / name).mkdir()
+        chat_file(tmp_path / name)
+        (tmp_path / name / "README.md").write_text(f"---\n{stated}---\n# rows\n")
+    files = {name: next((tmp_path / name).glob("*.jsonl")) for name in ("first", "second", "third")}
+    sft(base, tmp_path / "once", data=files["first"], **SETTINGS)
+    sft(tmp_path / "once", tmp_path / "twice", data=[files["second"], files["third"]], **SETTINGS)
+    results = json.loads((tmp_path / "twice" / "dusk.json").read_text())["results"]
+    assert results["data_licenses"] == ["cc-by-nc-4.0", "mit", "unknown"]
+    assert (
+        '| data_licenses | ["cc-by-nc-4.0", "mit", "unknown"] |'
+        in (tmp_path / "twice" / "README.md").read_text()
+    )
+
+
 def test_the_held_out_loss_is_of_the_answers_and_their_bytes(base: Path, data: Path, tmp_path: Path):
     sft(base, tmp_path / "out", data=data, eval_data=data, epochs=1, **SETTINGS)
     model, tokenizer = load_model(base), load_tokenizer(base, load_model(base))

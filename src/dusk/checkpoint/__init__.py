@@ -1,6 +1,6 @@
 """Model folders as bytes: reading them without trust, writing them whole or not at all. No torch."""
 
-from dusk.checkpoint.card import read_license, write_card
+from dusk.checkpoint.card import data_licenses, file_license, write_card
 from dusk.checkpoint.companions import carry_over
 from dusk.checkpoint.copies import Progress, can_share, write_copies
 from dusk.checkpoint.deepen import deepen_config
@@ -40,8 +40,10 @@ __all__ = [
     "ancestry",
     "can_share",
     "carry_over",
+    "data_licenses",
     "deepen_config",
     "expected_tensors",
+    "file_license",
     "find_layout",
     "in_byte_order",
     "inspect_checkpoint",
@@ -50,7 +52,6 @@ __all__ = [
     "plan_shards",
     "read_config",
     "read_header",
-    "read_license",
     "read_manifest",
     "refuse_existing",
     "require_fit",

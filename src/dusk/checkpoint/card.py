@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from dusk.errors import CheckpointError
 from dusk.layers import LayerMap
 
 CARD_FILE = "README.md"
+UNKNOWN_LICENSE = "unknown"
 _RELATIONS = {"merge": "merge"}
 _TAGS = {"scale": ["depth-up-scaling"], "merge": ["merge"], "align": ["dpo"], "sft": ["sft"]}
 _LICENSE = re.compile(r"^license:\s*[\"']?([\w.+-]+)[\"']?\s*$", re.MULTILINE)
@@ -76,6 +77,19 @@ def read_license(folder: Path) -> str | None:
         stated = read_json_object(folder / CONFIG_FILE).get("license")
         return stated if isinstance(stated, str) else None
     return None
+
+
+def file_license(file: Path) -> str:
+    """The licence that the folder of a data file states, in its `dusk.json` or in its card; else unknown."""
+    folder = file.absolute().parent
+    manifest = read_manifest(folder)
+    stated = list(manifest.results.get("licenses", [])) if manifest is not None else []
+    return " and ".join(stated) or read_license(folder) or UNKNOWN_LICENSE
+
+
+def data_licenses(inputs: Iterable[Source]) -> set[str]:
+    """The licences of the data among a command's inputs."""
+    return {file_license(Path(one.path)) for one in inputs if one.name.endswith(_DATA_SUFFIXES)}
 
 
 def _front_matter(card: str) -> tuple[str, bool]:

@@ -19,17 +19,15 @@ from dusk.checkpoint import (
     OutputFolder,
     Source,
     ancestry,
-    read_license,
-    read_manifest,
+    file_license,
     write_manifest,
 )
-from dusk.checkpoint.card import CARD_FILE
+from dusk.checkpoint.card import CARD_FILE, UNKNOWN_LICENSE
 from dusk.checkpoint.output import refuse_existing
 from dusk.data.collect import Tally
 from dusk.data.stores import file_digest
 
 ROWS_FILE = "train.jsonl"
-UNKNOWN = "unknown"
 _SCRATCH = "work"
 _NON_COMMERCIAL = "-nc"
 
@@ -64,7 +62,7 @@ class DataFolder:
         refuse_existing(Path(out))
         self.command, self.settings, self.files = command, dict(settings), list(files)
         self.inputs = tuple(Source(str(file.absolute()), file.name, file_digest(file)) for file in files)
-        self.licenses = {file: (licenses or {}).get(file) or license_of(file) for file in files}
+        self.licenses = {file: (licenses or {}).get(file) or file_license(file) for file in files}
         self.rejects_file = Path(rejects) if rejects else None
         if self.rejects_file is not None:
             refuse_existing(self.rejects_file)
@@ -151,7 +149,7 @@ class DataFolder:
             lstrip_blocks=True,
             autoescape=False,  # markdown
         )
-        known = [one for one in results["licenses"] if one != UNKNOWN]
+        known = [one for one in results["licenses"] if one != UNKNOWN_LICENSE]
         text = environment.get_template("card.md.jinja").render(
             title=self.output.out.name,
             command=self.command,
@@ -166,11 +164,3 @@ class DataFolder:
             rows_file=ROWS_FILE,
         )
         return text.rstrip() + "\n"
-
-
-def license_of(file: Path) -> str:
-    """The licence that the folder of a file states, in its `dusk.json` or in its card; else unknown."""
-    folder = file.absolute().parent
-    manifest = read_manifest(folder)
-    stated = list(manifest.results.get("licenses", [])) if manifest is not None else []
-    return " and ".join(stated) or read_license(folder) or UNKNOWN

@@ -18,6 +18,7 @@ from dusk.checkpoint import (
     Source,
     ancestry,
     carry_over,
+    data_licenses,
     installed_versions,
     read_manifest,
     write_card,
@@ -32,6 +33,7 @@ from dusk.train.vocabulary import TEMPLATE_FILE, stop_at
 
 _PACKAGES = ("torch", "transformers", "accelerate", "tokenizers")
 
+DATA_LICENSES = "data_licenses"  # in results, of this run and of those before it
 _MAY_CHANGE = ("save_every_seconds", "threads", "report_to", "spike_guard")
 
 Files = str | Path | Sequence[str | Path]
@@ -157,13 +159,14 @@ def _finish(
         (output.path / TEMPLATE_FILE).write_text(tuned.chat_template, encoding="utf-8")
         stop_at(output.path, tuned.eos)
     before = read_manifest(start) if start is not None else None
+    licenses = data_licenses(inputs).union(before.results.get(DATA_LICENSES, []) if before else [])
     manifest = Manifest(
         command=command,
         inputs=tuple(inputs),
         layer_map=before.layer_map if before else None,
         settings=dict(settings),
         versions=installed_versions(*_PACKAGES),
-        results=dict(results),
+        results={**results, DATA_LICENSES: sorted(licenses)},
         lineage=ancestry(start) if start is not None else (),
     )
     write_manifest(output.path, manifest)  # last of the contents: see `finished_before`
