@@ -33,6 +33,7 @@ CONTRACT = [
     "budget",
     "report",
     "chat",
+    "serve",
     "demo",
 ]
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -1,11 +1,5 @@
 """A small Solar Pro answers an OpenAI client on this machine, as it does in the process itself."""
 
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import dusk.solar_pro  # noqa: F401  registers `solar`
 from dusk.data.templates import CHATML
+from serving import serving
 from train_models import save_base
 
 ASKED = [{"role": "user", "content": "the model learns"}]
@@ -33,36 +28,9 @@ def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(chat_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = tmp_path_factory.mktemp("log") / "server.txt"
-    command = [sys.executable, "-m", "dusk.solar_pro.serve", str(chat_model)]
-    flags = ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [*command, *flags],
-            stdout=output,
-            stderr=output,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        )
-        try:
-            wait_for(f"http://127.0.0.1:{port}/health", process, log)
-            yield f"http://127.0.0.1:{port}/v1"
-        finally:
-            process.terminate()
-            process.wait(timeout=30)
-
-
-def wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(600):
-        try:
-            with urllib.request.urlopen(address, timeout=1):
-                return
-        except OSError:
-            assert process.poll() is None, log.read_text()[-2000:]
-            time.sleep(0.2)
-    raise AssertionError(log.read_text()[-2000:])
+    command = ["-m", "dusk.solar_pro.serve", str(chat_model), "--device", "cpu", "--dtype", "float32"]
+    with serving(command, tmp_path_factory.mktemp("log") / "server.txt") as address:
+        yield address
 
 
 def test_a_client_gets_what_the_model_says(server: str, chat_model: Path) -> None:

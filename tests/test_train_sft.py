@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from dusk import verify
+from dusk.data.encode import encode_chat
 from dusk.data.stores import chat_store
 from dusk.data.templates import ALPACA, CHATML, SOLAR
 from dusk.errors import CheckpointError, DataError, SettingError
@@ -47,7 +48,7 @@ def test_a_tuned_model_has_the_template_and_what_it_was_made_with(base: Path, da
     tokenizer = AutoTokenizer.from_pretrained(out)
     messages = [{"role": "user", "content": "the model"}]
     rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    assert rendered == SOLAR.prompt(messages)
+    assert rendered == "<s>" + SOLAR.prompt(messages)
     manifest = json.loads((out / "dusk.json").read_text())
     assert manifest["settings"]["template"] == "solar"
     assert manifest["settings"]["learning_rate"] == 1e-3
@@ -110,10 +111,10 @@ def test_the_template_of_before_is_kept_unless_another_is_named(data: Path, tmp_
     sft(base, tmp_path / "one", data=data, template="alpaca", **SETTINGS)
     sft(tmp_path / "one", tmp_path / "two", data=data, **SETTINGS)
     assert json.loads((tmp_path / "two" / "dusk.json").read_text())["settings"]["template"] == "alpaca"
-    assert (tmp_path / "two" / "chat_template.jinja").read_text() == ALPACA.jinja
+    assert (tmp_path / "two" / "chat_template.jinja").read_text() == "{{ bos_token }}" + ALPACA.jinja
     sft(tmp_path / "two", tmp_path / "three", data=data, template="chatml", **SETTINGS)
     assert own_template(tmp_path / "three") == "chatml"
-    assert (tmp_path / "three" / "chat_template.jinja").read_text() == CHATML.jinja
+    assert (tmp_path / "three" / "chat_template.jinja").read_text() == "{{ bos_token }}" + CHATML.jinja
     assert own_template(base) == "solar"
 
 
@@ -128,7 +129,7 @@ class TestStopping:
         self, base: Path, data: Path, tmp_path: Path
     ):
         model = copied(base, tmp_path / "model")
-        text = '{"eos_token_id": [5, 1],   "top_p": 0.5}'
+        text = '{"eos_token_id": [5, 1],   "top_p": 0.5, "pad_token_id": 1}'
         (model / "generation_config.json").write_text(text)
         self.tuned(model, data, tmp_path / "out")
         assert (tmp_path / "out" / "generation_config.json").read_text() == text
@@ -140,12 +141,43 @@ class TestStopping:
         assert (found.eos_token_id, found.top_k) == ([5, 1], 7)
 
     def test_without_settings_the_config_speaks(self, data: Path, tmp_path: Path):
-        for name, eos, there in (("same", 1, False), ("other", 7, True)):
-            model = save_base(tmp_path / name, eos_token_id=eos)
+        for name, eos, pad in (("same", 1, 3), ("other", 7, None)):
+            model = save_base(tmp_path / name, eos_token_id=eos, pad_token_id=pad)
             (model / "generation_config.json").unlink()
             found = self.tuned(model, data, tmp_path / f"{name}-out")
-            assert (tmp_path / f"{name}-out" / "generation_config.json").exists() is there
-            assert found.eos_token_id == ([7, 1] if there else 1)
+            assert (tmp_path / f"{name}-out" / "generation_config.json").exists() is (pad is None)
+            assert found.eos_token_id == (1 if eos == 1 else [7, 1])
+            assert found.pad_token_id == (3 if pad else 2)
+
+    def test_a_tokenizer_without_padding_pads_with_the_end_of_text(self, data: Path, tmp_path: Path):
+        model = save_base(tmp_path / "model")
+        settings = json.loads((model / "tokenizer_config.json").read_text())
+        del settings["pad_token"]
+        (model / "tokenizer_config.json").write_text(json.dumps(settings))
+        assert self.tuned(model, data, tmp_path / "out").pad_token_id == 1
+
+    def test_a_server_gets_the_ids_of_training(self, base: Path, data: Path, tmp_path: Path):
+        """BOS in front where the tokenizer puts it, and none where it does not."""
+        bare = copied(base, tmp_path / "bare")
+        settings = json.loads((bare / "tokenizer.json").read_text()) | {"post_processor": None}
+        (bare / "tokenizer.json").write_text(json.dumps(settings))
+        messages = [{"role": "user", "content": "the model"}]
+        for model, front in ((base, [0]), (bare, [])):
+            out = tmp_path / f"{model.name}-out"
+            self.tuned(model, data, out)
+            asked = [*messages, {"role": "assistant", "content": "learns"}]
+            trained = encode_chat(asked, load_tokenizer(out, load_model(out)), SOLAR)
+            ids = AutoTokenizer.from_pretrained(out).apply_chat_template(
+                messages, add_generation_prompt=True, return_dict=False
+            )
+            assert ids == trained.ids[: trained.trained.index(True)]
+            assert ids[: len(front)] == front
+            assert ids.count(0) == len(front)
+
+    def test_the_tokenizer_is_left_byte_for_byte(self, base: Path, data: Path, tmp_path: Path):
+        self.tuned(base, data, tmp_path / "out")
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            assert (tmp_path / "out" / name).read_bytes() == (base / name).read_bytes()
 
 
 class TestErrors:

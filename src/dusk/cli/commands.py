@@ -82,6 +82,9 @@ COMMANDS: dict[str, Entry] = {
         "Talk to a model, or to a layer map that was never written.",
         "dusk chat ./base --layers 0-23,8-31",
     ),
+    "serve": Entry(
+        "dusk.cli.serve:serve", "Serve a model to OpenAI clients.", "dusk serve ./aligned --port 8000"
+    ),
     "demo": Entry(
         "dusk.cli.runs:demo",
         "Run the whole chain on a small model, on this machine.",

@@ -77,6 +77,11 @@ class TextTokenizer:
         self.bos = self._added_in_front()
         self._changes_beginnings = self._ids("\na")[len(self._ids("\n")) :] != self._ids("a")
 
+    def token_id(self, token: str) -> int | None:
+        """The id of a token by its text, None where there is no such token."""
+        found: int | None = self._tokenizer.token_to_id(token)
+        return found
+
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of texts that each begin a document, without special tokens around them."""
         return [found.ids for found in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]

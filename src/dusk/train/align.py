@@ -128,7 +128,7 @@ def align(
             settings=recorded,
             results=results,
             start=start.path,
-            tuned=Tuned(turns.jinja, tokenizer.eos),
+            tuned=Tuned(turns, tokenizer),
             lora=ready.adapters,
         )
     return TrainReport.of(output.out, results)

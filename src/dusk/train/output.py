@@ -24,12 +24,14 @@ from dusk.checkpoint import (
     write_card,
     write_manifest,
 )
+from dusk.data.encode import TextTokenizer
 from dusk.data.stores import file_digest
+from dusk.data.templates import Template
 from dusk.errors import DataError
 from dusk.train.distribution import from_main, on_main, rank
 from dusk.train.lora import Adapters
 from dusk.train.model import save_model
-from dusk.train.vocabulary import TEMPLATE_FILE, stop_at
+from dusk.train.vocabulary import TEMPLATE_FILE, chat_template, stop_at
 
 _PACKAGES = ("torch", "transformers", "accelerate", "tokenizers")
 
@@ -57,10 +59,10 @@ class TrainReport:
 
 @dataclass(frozen=True)
 class Tuned:
-    """What a chat model has besides weights: its template, and the token that ends an answer."""
+    """What a chat model has besides weights: its template, and the tokenizer whose EOS ends an answer."""
 
-    chat_template: str
-    eos: int
+    template: Template
+    tokenizer: TextTokenizer
 
 
 def data_files(given: Files) -> list[Path]:
@@ -156,8 +158,9 @@ def _finish(
         (output.path / "generation_config.json").unlink(missing_ok=True)  # the start's own, or none
         carry_over(start, output.path)
     if tuned is not None:
-        (output.path / TEMPLATE_FILE).write_text(tuned.chat_template, encoding="utf-8")
-        stop_at(output.path, tuned.eos)
+        jinja = chat_template(tuned.template, output.path, tuned.tokenizer)
+        (output.path / TEMPLATE_FILE).write_text(jinja, encoding="utf-8")
+        stop_at(output.path, tuned.tokenizer)
     before = read_manifest(start) if start is not None else None
     licenses = data_licenses(inputs).union(before.results.get(DATA_LICENSES, []) if before else [])
     manifest = Manifest(

@@ -94,7 +94,7 @@ def sft(
             settings=recorded,
             results=results,
             start=start.path,
-            tuned=Tuned(turns.jinja, tokenizer.eos),
+            tuned=Tuned(turns, tokenizer),
             lora=ready.adapters,
         )
     return TrainReport.of(output.out, results)
