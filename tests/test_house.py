@@ -34,6 +34,7 @@ CONTRACT = [
     "report",
     "chat",
     "serve",
+    "push",
     "demo",
 ]
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -85,6 +85,11 @@ COMMANDS: dict[str, Entry] = {
     "serve": Entry(
         "dusk.cli.serve:serve", "Serve a model to OpenAI clients.", "dusk serve ./aligned --port 8000"
     ),
+    "push": Entry(
+        "dusk.cli.push:push",
+        "Publish a model on the hub, private unless told.",
+        "dusk push ./aligned me/solar-of-mine",
+    ),
     "demo": Entry(
         "dusk.cli.runs:demo",
         "Run the whole chain on a small model, on this machine.",

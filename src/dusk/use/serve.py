@@ -37,9 +37,10 @@ class Service:
         """
         if self.engine == "vllm":
             os.execvp("vllm", ["vllm", "serve", *self.arguments])
-        from dusk.solar_pro.serve import serve as run_transformers  # lazy: torch
+        else:
+            from dusk.solar_pro.serve import serve as run_transformers  # lazy: torch
 
-        run_transformers(self.arguments)
+            run_transformers(self.arguments)
 
 
 def plan_service(
