@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Self
 
 from dusk.checkpoint.header import TensorEntry
+from dusk.checkpoint.pickles import PICKLE_SUFFIX
 from dusk.checkpoint.runs import Run, runs
 from dusk.checkpoint.shards import BLOCK_BYTES, Shard, write_index
 from dusk.checkpoint.threads import in_threads
@@ -286,7 +287,7 @@ def can_share(source: Path, folder: Path) -> bool:
     trial = folder / "trial-of-sharing"
     try:
         with Sources() as sources, Target(trial) as target:
-            if source.stat().st_size < BLOCK_BYTES:
+            if source.stat().st_size < BLOCK_BYTES or source.suffix == PICKLE_SUFFIX:
                 return False
             return share_range(target.handle, Part(sources[source], 0, 0, BLOCK_BYTES))
     finally:

@@ -10,6 +10,7 @@ from typing import Any
 from dusk.checkpoint.header import Header, TensorEntry, read_header, shown
 from dusk.checkpoint.hub import resolve
 from dusk.checkpoint.layout import Layout, find_layout
+from dusk.checkpoint.pickles import PICKLE_FILE, PICKLE_INDEX_FILE, read_pickle
 from dusk.errors import CheckpointError
 
 CONFIG_FILE = "config.json"
@@ -76,15 +77,17 @@ def _samples(entry: TensorEntry) -> list[tuple[int, int]]:
     return [(begin, min(_SAMPLE_BYTES, entry.end - begin)) for begin in (entry.begin, middle)]
 
 
-def open_checkpoint(model: str | Path) -> Checkpoint:
+def open_checkpoint(model: str | Path, *, allow_pickle: bool = False) -> Checkpoint:
     """The checkpoint in a local folder, or of a hub id `name[@revision]`.
+
+    With `allow_pickle` also one of PyTorch's .bin files, where there are no safetensors (`read_pickle`).
 
     Raises `CheckpointError` for what is no model or not a whole one: no config, pickled or quantised
     weights, an index that names missing files or leaves its folder, headers with any fault.
     """
-    path = resolve(model)
+    path = resolve(model, allow_pickle=allow_pickle)
     config = read_config(path)
-    headers, listed = _read_weights(path)
+    headers, listed = _read_weights(path, allow_pickle=allow_pickle)
     tensors, unlisted = _gather(path, headers, listed)
     return Checkpoint(
         path, str(model), config, tensors, find_layout(config, tensors), tuple(headers), tuple(unlisted)
@@ -129,14 +132,18 @@ def _contents(folder: Path) -> str:
     return f"It holds {', '.join(names)}." if names else "It is empty."
 
 
-def _read_weights(folder: Path) -> tuple[list[Header], dict[str, str] | None]:
+def _read_weights(folder: Path, *, allow_pickle: bool) -> tuple[list[Header], dict[str, str] | None]:
     """The headers of the weight files; with an index, also which file it names for each tensor."""
-    if (folder / WEIGHTS_FILE).exists():
-        return [read_header(folder / WEIGHTS_FILE)], None
-    if not (folder / INDEX_FILE).exists():
-        raise _no_weights(folder)
-    listed = _read_index(folder / INDEX_FILE)
-    return [read_header(folder / name) for name in sorted(set(listed.values()))], listed
+    kinds = [(WEIGHTS_FILE, INDEX_FILE, read_header)]
+    if allow_pickle:
+        kinds.append((PICKLE_FILE, PICKLE_INDEX_FILE, read_pickle))
+    for whole, index, read in kinds:
+        if (folder / whole).exists():
+            return [read(folder / whole)], None
+        if (folder / index).exists():
+            listed = _read_index(folder / index)
+            return [read(folder / name) for name in sorted(set(listed.values()))], listed
+    raise _no_weights(folder)
 
 
 def _no_weights(folder: Path) -> CheckpointError:
@@ -145,7 +152,8 @@ def _no_weights(folder: Path) -> CheckpointError:
     if pickled:
         return CheckpointError(
             f"{folder} holds its weights as pickles ({', '.join(pickled[:3])}), which can run any code.",
-            remedy="Save them as safetensors first: model.save_pretrained(folder) in transformers does it.",
+            remedy="Save them as safetensors: model.save_pretrained(folder) in transformers does it. "
+            "`dusk scale --allow-pickle` reads their tensors and nothing else.",
         )
     gguf = [name for name in names if name.endswith(".gguf")]
     if gguf:
@@ -159,12 +167,15 @@ def _no_weights(folder: Path) -> CheckpointError:
 
 
 def _read_index(file: Path) -> dict[str, str]:
+    suffix = Path(file.name.removesuffix(".index.json")).suffix
     weight_map = read_json_object(file).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{file} has no `weight_map` from tensor names to files.")
     problems = []
     for name in sorted({str(value) for value in weight_map.values()}):
-        reason = _unfit_file_name(name) or ("" if (file.parent / name).is_file() else "does not exist")
+        reason = _unfit_file_name(name, suffix) or (
+            "" if (file.parent / name).is_file() else "does not exist"
+        )
         if reason:
             problems.append(f"{name!r} {reason}")
     if problems:
@@ -176,12 +187,12 @@ def _read_index(file: Path) -> dict[str, str]:
     return weight_map
 
 
-def _unfit_file_name(name: str) -> str:
+def _unfit_file_name(name: str, suffix: str) -> str:
     """Why an index may not name this file; empty when it may."""
     plain = PurePosixPath(name).name == name == PureWindowsPath(name).name
     if not plain or name in {"", ".", ".."} or "\0" in name:
         return "leaves the folder"
-    return "" if name.endswith(".safetensors") else "is no safetensors file"
+    return "" if name.endswith(suffix) else f"is no {suffix} file"
 
 
 def _gather(

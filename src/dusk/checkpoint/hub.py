@@ -9,11 +9,14 @@ from dusk.errors import CheckpointError
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w./-]+)?", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md", "LICENSE*"]
+_WANTED_PICKLES = ["pytorch_model*.bin"]
 _UNWANTED = ["*/*", "consolidated*", "*.fp16.*", "adapter_*"]
 
 
-def resolve(model: str | Path) -> Path:
+def resolve(model: str | Path, *, allow_pickle: bool = False) -> Path:
     """The local folder of a model given as a folder or as a hub id `name[@revision]`.
+
+    With `allow_pickle` .bin files are downloaded where there are no safetensors.
 
     Raises `CheckpointError` when it is neither, naming the folders nearby that it could have meant.
     """
@@ -26,7 +29,10 @@ def resolve(model: str | Path) -> Path:
     looks_local = isinstance(model, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1
     if looks_local or (path.parent.name and path.parent.is_dir()) or not _HUB_ID.fullmatch(name):
         raise CheckpointError(f"There is no folder {name}.", remedy=_nearby(path))
-    return _download(name, path)
+    folder = _download(name, path, _WANTED)
+    if allow_pickle and not any(folder.glob("*.safetensors")):
+        folder = _download(name, path, _WANTED_PICKLES)
+    return folder
 
 
 def stated_digest(file: Path) -> str | None:
@@ -45,14 +51,14 @@ def _nearby(path: Path) -> str:
     return f"{where}; a hub id has the form owner/name or owner/name@revision."
 
 
-def _download(name: str, path: Path) -> Path:
+def _download(name: str, path: Path, wanted: list[str]) -> Path:
     from huggingface_hub import snapshot_download  # lazy: 0.3 s that a local folder does not need
     from huggingface_hub.errors import HfHubHTTPError
 
     repo, _, revision = name.partition("@")
     try:
         folder = snapshot_download(
-            repo, revision=revision or None, allow_patterns=_WANTED, ignore_patterns=_UNWANTED
+            repo, revision=revision or None, allow_patterns=wanted, ignore_patterns=_UNWANTED
         )
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else "no answer"

@@ -9,6 +9,7 @@ from pathlib import Path
 from dusk.checkpoint.folder import INDEX_FILE, WEIGHTS_FILE
 from dusk.checkpoint.header import DTYPE_BITS, LENGTH_BYTES
 from dusk.checkpoint.manifest import write_json
+from dusk.checkpoint.pickles import PICKLE_SUFFIX
 from dusk.checkpoint.runs import NewTensor, Run, parts_of, runs
 
 SHARD_LIMIT_BYTES = 5_000_000_000
@@ -81,9 +82,14 @@ def write_index(folder: Path, shards: Sequence[Shard]) -> None:
 def _data_place(tensors: Sequence[NewTensor]) -> tuple[int, int]:
     """Where the data of a file begin, modulo what."""
     first = next(iter(runs(tensors)), None)
-    if first is None or first.file is None or first.length < OWN_FILE_BYTES:
+    if first is None or not _may_share(first) or first.length < OWN_FILE_BYTES:
         return 0, _ALIGNMENT_BYTES
     return first.begin % BLOCK_BYTES, BLOCK_BYTES
+
+
+def _may_share(run: Run) -> bool:
+    """Not constants, nor tensors of a .bin file, which lie apart: each would begin a file of its own."""
+    return run.file is not None and run.file.suffix != PICKLE_SUFFIX
 
 
 def _run_lengths(tensors: Sequence[NewTensor]) -> Iterator[int]:
@@ -95,7 +101,7 @@ def _run_lengths(tensors: Sequence[NewTensor]) -> Iterator[int]:
         parts = parts_of(tensor)
         if last is None or not parts or not last.joins(parts[0]):
             begun = number
-        lengths[begun] += parts[0].length if parts else 0
+        lengths[begun] += parts[0].length if parts and _may_share(parts[0]) else 0
         last = parts[-1] if parts else None
     yield from lengths
 

@@ -153,6 +153,7 @@ class ScaleStage(StageSettings):
     pad_vocabulary: int | None = Field(None, ge=1, description="rows of the vocabulary, new ones zero")
     with_remote_code: bool | None = Field(None, description="write Solar Pro's classes into the folder")
     digest: bool | None = Field(None, description="write digests of every byte, which verify compares with")
+    allow_pickle: bool | None = Field(None, description="read .bin files, too; runs nothing in them")
 
     @model_validator(mode="after")
     def _one_size(self) -> Self:

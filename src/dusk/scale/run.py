@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,6 +33,7 @@ from dusk.checkpoint import (
     write_manifest,
 )
 from dusk.checkpoint.digests import folder_digests
+from dusk.checkpoint.expected import HEAD, has_redundant_head
 from dusk.checkpoint.shards import SHARD_LIMIT_BYTES
 from dusk.layers import LayerMap
 from dusk.scale.architecture import Architecture
@@ -83,6 +85,7 @@ def scale(
     pad_vocabulary: int | None = None,
     with_remote_code: bool = False,
     digest: bool = False,
+    allow_pickle: bool = False,
     dry_run: bool = False,
     shard_limit_bytes: int = SHARD_LIMIT_BYTES,
     progress: Progress | None = None,
@@ -103,6 +106,8 @@ def scale(
     `digest` writes a SHA-256 of every tensor and file into dusk.json, which `verify` compares with: computed
     while copying, or by reading what the file system shares.
 
+    `allow_pickle` also takes a base of .bin files, and runs nothing of what they may hold.
+
     With `dry_run` nothing is written. `progress` is told the bytes written and the bytes in all.
 
     Raises `InputError` for a base that is not whole, a map that does not fit it or an `out` that exists,
@@ -111,7 +116,7 @@ def scale(
     begin = time.perf_counter()
     refuse_existing(Path(out))
     form = Form(architecture, skips, skip_weights, pad_vocabulary, with_remote_code)
-    opened = open_checkpoint(base)
+    opened = _without_tied_head(open_checkpoint(base, allow_pickle=allow_pickle))
     checkpoint, seen = form.base(opened)
     layer_map, notes = choose_map(
         checkpoint, drop=drop, to=to, params=params, layers=layers, fresh=fresh, rule=rule
@@ -134,6 +139,17 @@ def scale(
     plan = _Plan(opened, form, layer_map, config, shards, settings, begin)
     shared_bytes = 0 if dry_run else _write(plan, Path(out), progress, digest=digest)
     return plan.report(Path(out), dry_run, shared_bytes, (*seen, *notes, *changed, *formed))
+
+
+def _without_tied_head(base: Checkpoint) -> Checkpoint:
+    """A .bin file names a tied head beside the embedding, as the same bytes: stored once, as safetensors do."""
+    if not has_redundant_head(base.config, base.tensors):
+        return base
+    places = Counter((entry.file, entry.begin) for entry in base.tensors.values())
+    head = base.tensors[HEAD]
+    if places[head.file, head.begin] == 1:
+        return base
+    return replace(base, tensors={name: entry for name, entry in base.tensors.items() if name != HEAD})
 
 
 def deeper_tensors(base: Checkpoint, layer_map: LayerMap) -> list[NewTensor]:
