@@ -52,18 +52,29 @@ def _nearby(path: Path) -> str:
 
 
 def _download(name: str, path: Path, wanted: list[str]) -> Path:
-    from huggingface_hub import snapshot_download  # lazy: 0.3 s that a local folder does not need
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub import constants, snapshot_download  # lazy: 0.3 s that a local folder does not need
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RevisionNotFoundError
 
     repo, _, revision = name.partition("@")
     try:
         folder = snapshot_download(
             repo, revision=revision or None, allow_patterns=wanted, ignore_patterns=_UNWANTED
         )
+    except GatedRepoError as error:
+        raise CheckpointError(
+            f"{name} is gated: the hub gives it to those who accepted its conditions.",
+            remedy=f"Accept them at {constants.ENDPOINT}/{repo}, then `hf auth login` or set HF_TOKEN.",
+        ) from error
+    except RevisionNotFoundError as error:
+        raise CheckpointError(
+            f"The hub has {repo}, but no revision {revision} of it.", remedy="Name a branch, tag or commit."
+        ) from error
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else "no answer"
+        hidden = " A private one needs `hf auth login` or HF_TOKEN." if status in (401, 403, 404) else ""
         reason = f"the hub does not give it ({status})"
-        raise CheckpointError(f"{name} is no folder here, and {reason}.", remedy=_nearby(path)) from error
+        remedy = f"{_nearby(path)}{hidden}"
+        raise CheckpointError(f"{name} is no folder here, and {reason}.", remedy=remedy) from error
     except Exception as error:  # the errors of a connection are those of whatever HTTP library is in use
         reason = f"the hub cannot be reached ({type(error).__name__})"
         raise CheckpointError(f"{name} is no folder here, and {reason}.", remedy=_nearby(path)) from error
