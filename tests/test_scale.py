@@ -2,10 +2,8 @@
 
 import hashlib
 import json
-import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -275,29 +273,6 @@ def test_a_disk_that_fills_up(model_folder: Models, tmp_path: Path, file_size_li
     with file_size_limit(100_000), pytest.raises(OutputError, match="could not be written: File too large"):
         scale(model_folder("llama"), tmp_path / "out")
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.soak
-def test_kills_leave_nothing_that_passes_for_whole(model_folder: Models, tmp_path: Path) -> None:
-    base, out = model_folder("llama", shard="40KB"), tmp_path / "out"
-    code = "import sys; from dusk.scale import scale; scale(*sys.argv[1:], shard_limit_bytes=1000)"
-    command = [sys.executable, "-c", code, str(base), str(out)]
-    begin = time.perf_counter()
-    subprocess.run(command, check=True)
-    seconds, whole = time.perf_counter() - begin, 0
-    shutil.rmtree(out)
-    for step in range(40):
-        process = subprocess.Popen(command)
-        time.sleep(seconds * (0.3 + step / 40))
-        process.kill()
-        process.wait()
-        if out.exists():
-            whole += 1
-            assert verify(out).ok
-            shutil.rmtree(out)
-    assert 0 < whole < 40, "the kills must fall on both sides of the end"
-    scale(base, out)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
 
 
 def test_scaling_imports_neither_torch_nor_numpy(model_folder: Models, tmp_path: Path) -> None:
