@@ -23,6 +23,7 @@ from bench import (
     solar_pro_full,
     start_up,
     training,
+    verify,
 )
 from bench.machine import described
 
@@ -34,6 +35,7 @@ BENCHES: dict[str, ModuleType] = {
         scale_large,
         scale_mistral,
         scale_shared,
+        verify,
         merge,
         training,
         solar_pro,
