@@ -2,10 +2,9 @@
 
 import errno
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,28 +69,17 @@ def test_a_disk_that_gives_up(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own with 64 KB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
-    if not shutil.which("mount") or subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("no right to mount a file system")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
 def test_a_small_disk_is_refused_before_the_first_byte(
-    small_disk: Path, pair: list[Path], monkeypatch: pytest.MonkeyPatch
+    small_disk: Callable[[str], Path], pair: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    disk = small_disk("64k")
     with pytest.raises(OutputError, match="bytes, the disk has"):
-        merge(pair, small_disk / "out")
-    assert not list(small_disk.iterdir())
+        merge(pair, disk / "out")
+    assert not list(disk.iterdir())
     monkeypatch.setattr("dusk.checkpoint.OutputFolder.require_space", lambda *_: None)
     with pytest.raises(OutputError, match="No space left on device"):
-        merge(pair, small_disk / "out")
-    assert not list(small_disk.iterdir())
+        merge(pair, disk / "out")
+    assert not list(disk.iterdir())
 
 
 def test_two_processes_on_one_output(pair: list[Path], tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -75,29 +75,21 @@ def test_of_two_processes_on_one_output_one_wins(model_folder: Models, tmp_path:
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 200 KB; for those who may mount one."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)]
-    if not shutil.which("mount") or subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("no right to mount a file system")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
-def test_a_small_disk_is_refused_before_the_first_byte(model_folder: Models, small_disk: Path) -> None:
+def test_a_small_disk_is_refused_before_the_first_byte(
+    model_folder: Models, small_disk: Callable[[str], Path]
+) -> None:
+    disk = small_disk("200k")
     with pytest.raises(OutputError, match=r"out needs [\d,]+ bytes, the disk has [\d,]+ left"):
-        scale(model_folder("llama"), small_disk / "out")
-    assert not list(small_disk.iterdir())
+        scale(model_folder("llama"), disk / "out")
+    assert not list(disk.iterdir())
 
 
 def test_a_disk_that_is_full_in_the_midst(
-    model_folder: Models, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+    model_folder: Models, small_disk: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another program takes the room after it was asked for."""
+    disk = small_disk("200k")
     monkeypatch.setattr(OutputFolder, "require_space", lambda *_: None)
     with pytest.raises(OutputError, match="could not be written: No space left on device"):
-        scale(model_folder("llama"), small_disk / "out")
-    assert not list(small_disk.iterdir())
+        scale(model_folder("llama"), disk / "out")
+    assert not list(disk.iterdir())

@@ -192,7 +192,7 @@ def _unfit_file_name(name: str, suffix: str) -> str:
     plain = PurePosixPath(name).name == name == PureWindowsPath(name).name
     if not plain or name in {"", ".", ".."} or "\0" in name:
         return "leaves the folder"
-    return "" if name.endswith(suffix) else f"is no {suffix} file"
+    return "" if name.endswith(suffix) else f"is no {suffix[1:]} file"
 
 
 def _gather(
