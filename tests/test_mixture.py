@@ -8,37 +8,29 @@ import numpy as np
 import pytest
 
 import dusk
-from dusk.data.mixture import Mixture, joined, split_shares
+from dusk.data.mixture import Mixture, split_shares
 from dusk.data.packing import TokenDocument, TokenStore, build_store
 from dusk.errors import SettingError
 from train_models import KillAfter, Killed, assert_same_weights, metrics, save_base, text_file
 
 
-def store_of(lengths: list[int], domain: str, first: int = 0) -> TokenStore:
+def documents_of(lengths: list[int], domain: str, first: int = 0) -> list[TokenDocument]:
     documents = []
     for length in lengths:
         documents.append(TokenDocument(list(range(first, first + length)), [True] * length, length, domain))
         first += length
-    return build_store(documents)
+    return documents
 
 
 @pytest.fixture
 def two() -> tuple[TokenStore, Mixture]:
     random = np.random.default_rng(0)
-    stores = [
-        store_of(random.integers(5, 40, units).tolist(), name, begin)
+    documents = [
+        document
         for units, name, begin in ((300, "new", 0), (20, "old", 10**6))
+        for document in documents_of(random.integers(5, 40, units).tolist(), name, begin)
     ]
-    return joined(stores), Mixture((300, 20), (0.9, 0.1))
-
-
-def test_stores_are_joined_one_behind_the_other():
-    one, other = store_of([3, 2], "b"), store_of([4], "a", 50)
-    store = joined([one, other])
-    assert store.tokens.tolist() == [0, 1, 2, 3, 4, 50, 51, 52, 53]
-    assert store.offsets.tolist() == [0, 3, 5, 9]
-    assert [store.domains[i] for i in store.domain] == ["b", "b", "a"]
-    assert store.text_bytes.tolist() == [3, 2, 4]
+    return build_store(documents), Mixture((300, 20), (0.9, 0.1))
 
 
 def test_shares_hold_in_every_stretch_and_files_come_round_as_often_as_they_must(

@@ -72,7 +72,7 @@ def main(folder: Path) -> None:
     (folder / f"shards-{dist.get_rank()}.json").write_text(json.dumps(seen))
     module.fit = fit
     pretrain(base, two / "uneven", data=text, **UNEVEN)
-    sft(base, two / "sft", data=folder / "chat.jsonl", **SFT)
+    sft(base, two / "sft", data=folder / "chat.jsonl", token_cache=str(folder / "tokens"), **SFT)
     pairs = [folder / "one.jsonl", folder / "two.jsonl"]
     align(folder / "tied", two / "align", steps=pairs, **ALIGN)
     pretrain(base, folder / "begun-alone", data=text, **PRETRAIN)  # goes on from there

@@ -6,8 +6,11 @@ EOS follows each answer, because templates such as SOLAR's emit none and a model
 learn to stop.
 """
 
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from itertools import chain
 from typing import Any
 
@@ -101,6 +104,11 @@ class TextTokenizer:
             ids[len(head) :] if ids[: len(head)] == head else own
             for ids, own in zip(behind, alone, strict=True)
         ]
+
+    def digest(self) -> str:
+        """SHA-256 of all that ids depend on: the tokenizer, what stands around texts, the library's version."""
+        parts = [self._tokenizer.to_str(), self.bos, self.eos, version("tokenizers")]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def _ids(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)

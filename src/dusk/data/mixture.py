@@ -53,23 +53,6 @@ class Mixture:
             number += 1
 
 
-def joined(stores: Sequence[TokenStore]) -> TokenStore:
-    """Several stores as one, the units of one behind those of the other."""
-    domains = tuple(sorted({name for store in stores for name in store.domains}))
-    numbers = [np.array([domains.index(name) for name in store.domains], np.int32) for store in stores]
-    ends = np.cumsum([0, *(store.tokens.size for store in stores)])
-    offsets = [store.offsets[:-1] + end for store, end in zip(stores, ends, strict=False)]
-    return TokenStore(
-        tokens=np.concatenate([store.tokens for store in stores]),
-        trained=np.concatenate([store.trained for store in stores]),
-        offsets=np.concatenate([*offsets, ends[-1:]]).astype(np.int64),
-        text_bytes=np.concatenate([store.text_bytes for store in stores]),
-        domain=np.concatenate([number[store.domain] for number, store in zip(numbers, stores, strict=True)]),
-        domains=domains,
-        documents_per_unit=stores[0].documents_per_unit,
-    )
-
-
 def split_shares(files: Sequence[str | Path]) -> tuple[list[str | Path], list[float] | None]:
     """Files given as `FILE=0.9` as names and shares; None where none of them has one.
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from dusk.errors import DataError
 
 _OPEN_BINS = 64  # more fill a little better and mix the order less
+_DOCUMENTS_AT_ONCE = 1024  # a store may be larger than memory
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,14 @@ class TokenStore:
 
     def predicted(self) -> npt.NDArray[np.int64]:
         """For each document the tokens that are predicted: what is trained, but for its first, (D,)."""
-        before = np.concatenate([[0], np.cumsum(self.trained, dtype=np.int64)])
-        found = np.diff(before[self.offsets])
-        begins = self.offsets[:-1][found > 0]
-        found[found > 0] -= self.trained[begins]
+        found = np.empty(self.documents, np.int64)
+        for begin in range(0, self.documents, _DOCUMENTS_AT_ONCE):
+            offsets = self.offsets[begin : begin + _DOCUMENTS_AT_ONCE + 1]
+            trained = self.trained[offsets[0] : offsets[-1]]
+            inside = offsets - offsets[0]
+            some = np.diff(np.concatenate([[0], np.cumsum(trained, dtype=np.int64)])[inside])
+            some[some > 0] -= trained[inside[:-1][some > 0]]
+            found[begin : begin + len(some)] = some
         return found
 
     def thinned(self, tokens: int) -> "TokenStore":
@@ -101,7 +106,7 @@ class TokenStore:
         """SHA-256 of all that training sees of the store, 16 hex digits."""
         total = hashlib.sha256()
         for array in (self.tokens, self.trained, self.offsets):
-            total.update(np.ascontiguousarray(array).tobytes())
+            total.update(np.ascontiguousarray(array))
         return total.hexdigest()[:16]
 
 

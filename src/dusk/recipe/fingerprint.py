@@ -38,7 +38,7 @@ def fingerprints(recipe: Recipe) -> dict[str, str]:
 def _with_digests(settings: StageSettings, known: Mapping[str, str]) -> dict[str, Any]:
     """The settings, with every reference followed by the digest of what it names."""
     given = settings.given()
-    for how in ("threads", "jobs", "workers"):
+    for how in ("threads", "jobs", "workers", "token_cache"):
         given.pop(how, None)
     for key in settings.references():
         value = given.get(key)

@@ -201,6 +201,7 @@ class TrainingStage(StageSettings):
     eval_every_tokens: Count | None = Field(None, description="tokens between two measurements")
     eval_tokens: Count | None = Field(None, description="held-out tokens that are measured at most")
     save_every_seconds: Positive | None = Field(None, description="seconds between points to continue from")
+    token_cache: str | None = Field(None, description="folder to keep tokens in, shared by ranks and runs")
     threads: int | None = Field(None, ge=1, description="processor threads")
 
 

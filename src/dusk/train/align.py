@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from dusk.checkpoint import Source, open_checkpoint
 from dusk.data.encode import TextTokenizer
-from dusk.data.stores import pair_store
+from dusk.data.stores import Pairs
 from dusk.data.templates import Template
 from dusk.data.templates import template as template_called
 from dusk.errors import SettingError
@@ -36,6 +36,7 @@ from dusk.train.prepared import prepared
 from dusk.train.reference import accuracies, reference_logs
 from dusk.train.settings import TrainSettings
 from dusk.train.steps import Objective, Outcome, Step, run_steps
+from dusk.train.tokens import token_store
 from dusk.train.trainer import Progress
 from dusk.train.vocabulary import load_tokenizer, own_template
 
@@ -180,7 +181,8 @@ class _Reading:
 
     def step(self, file: Path, cache: Path) -> Step:
         length = context_length(self.model, self.settings.sequence_length)
-        store, counts = pair_store([file], self.tokenizer, self.template, sequence_length=length)
+        pairs = Pairs(self.tokenizer, length, self.template)
+        store, counts = token_store([file], pairs, self.settings.token_cache)
         logs = reference_logs(cache, self.digest, self.model, store, self.settings)
         return Step(file, store, counts.to_json(), logs, *accuracies(logs, store))
 

@@ -36,7 +36,7 @@ from dusk.train.vocabulary import TEMPLATE_FILE, chat_template, stop_at
 _PACKAGES = ("torch", "transformers", "accelerate", "tokenizers")
 
 DATA_LICENSES = "data_licenses"  # in results, of this run and of those before it
-_MAY_CHANGE = ("save_every_seconds", "threads", "report_to", "spike_guard")
+_MAY_CHANGE = ("save_every_seconds", "threads", "report_to", "spike_guard", "token_cache")
 
 Files = str | Path | Sequence[str | Path]
 

@@ -13,12 +13,11 @@ from transformers import GenerationConfig, PreTrainedModel
 from dusk.checkpoint import Source, open_checkpoint
 from dusk.data.encode import TextTokenizer
 from dusk.data.kinds import Kind
-from dusk.data.mixture import Mixture, joined, require_shares, split_shares
-from dusk.data.packing import TokenStore
+from dusk.data.mixture import Mixture, require_shares, split_shares
 from dusk.data.readers import read_rows
-from dusk.data.stores import Counts, file_digest, text_store
+from dusk.data.stores import Counts, Texts, file_digest
 from dusk.data.tokenizer import save_tokenizer, train_tokenizer
-from dusk.errors import SettingError
+from dusk.errors import DataError, SettingError
 from dusk.train.distribution import distributed, from_main, on_main
 from dusk.train.fit import fit
 from dusk.train.model import (
@@ -43,6 +42,7 @@ from dusk.train.output import (
 )
 from dusk.train.prepared import prepared
 from dusk.train.settings import TrainSettings
+from dusk.train.tokens import token_store
 from dusk.train.trainer import Progress
 from dusk.train.vocabulary import load_tokenizer
 
@@ -92,9 +92,10 @@ def pretrain(
         network = start.network(chosen.seed)
         ready = prepared(network, chosen, layer_map_of(start.folder))
         tokenizer = start.tokenizer(network, files, output.path)
-        length = context_length(network, chosen.sequence_length)
-        store, counts, mixture = _data(files, tokenizer, length, shares)
-        heldout = text_store(heldout_files, tokenizer, sequence_length=length)[0] if heldout_files else None
+        texts = Texts(tokenizer, context_length(network, chosen.sequence_length))
+        store, counts = token_store(files, texts, chosen.token_cache)
+        mixture = _mixture(files, counts, shares) if shares is not None else None
+        heldout = token_store(heldout_files, texts, chosen.token_cache)[0] if heldout_files else None
         fitted = fit(
             network,
             store,
@@ -121,16 +122,16 @@ def pretrain(
     return TrainReport.of(output.out, results)
 
 
-def _data(
-    files: Sequence[Path], tokenizer: TextTokenizer, length: int, shares: Sequence[float] | None
-) -> tuple[TokenStore, Counts, Mixture | None]:
-    """The files as one store, and how they are mixed if not by their sizes."""
-    if shares is None:
-        return *text_store(files, tokenizer, sequence_length=length), None
-    made = [text_store([file], tokenizer, sequence_length=length) for file in files]
-    stores = [store for store, _ in made]
-    mixture = Mixture(tuple(store.units for store in stores), tuple(shares))
-    return joined(stores), sum((counts for _, counts in made[1:]), made[0][1]), mixture
+def _mixture(files: Sequence[Path], counts: Counts, shares: Sequence[float]) -> Mixture:
+    """How the files are mixed; raises DataError where one has nothing to give."""
+    empty = [str(file) for file, documents in zip(files, counts.by_file, strict=True) if not documents]
+    if empty:
+        raise DataError(
+            "no row is left to train on in files that have a share:",
+            problems=empty,
+            remedy="Give files with text, or leave these out.",
+        )
+    return Mixture(tuple(counts.by_file), tuple(shares))
 
 
 @dataclass(frozen=True)

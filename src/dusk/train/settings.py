@@ -53,6 +53,9 @@ class TrainSettings:
     eval_every_tokens: int | None = None  # None: at the start and at the end alone
     eval_tokens: int = 200_000  # at most so many held-out tokens are measured, evenly from all the data
     save_every_seconds: float = 120.0
+    token_cache: str | None = (
+        None  # folder of token files, for ranks and runs; None: tokens are held in memory
+    )
     threads: int | None = None
 
     def __post_init__(self) -> None:

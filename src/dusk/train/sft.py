@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from dusk.checkpoint import Source, open_checkpoint
-from dusk.data.stores import chat_store
+from dusk.data.stores import Chats
 from dusk.data.templates import template as template_called
 from dusk.train.distribution import distributed
 from dusk.train.fit import fit
@@ -24,6 +24,7 @@ from dusk.train.output import (
 )
 from dusk.train.prepared import prepared
 from dusk.train.settings import TrainSettings
+from dusk.train.tokens import token_store
 from dusk.train.trainer import Progress
 from dusk.train.vocabulary import load_tokenizer, own_template
 
@@ -69,11 +70,11 @@ def sft(
         network = load_model(start.path)
         ready = prepared(network, chosen, layer_map_of(start.path))
         tokenizer = load_tokenizer(start.path, network)
-        length = context_length(network, chosen.sequence_length)
-        store, counts = chat_store(files, tokenizer, turns, sequence_length=length)
+        chats = Chats(tokenizer, context_length(network, chosen.sequence_length), turns)
+        store, counts = token_store(files, chats, chosen.token_cache)
         heldout = None
         if heldout_files:
-            heldout, _ = chat_store(heldout_files, tokenizer, turns, sequence_length=length)
+            heldout, _ = token_store(heldout_files, chats, chosen.token_cache)
         fitted = fit(
             network,
             store,
