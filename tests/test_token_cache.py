@@ -53,7 +53,7 @@ def loaded(file: Path) -> TextTokenizer:
 
 def readings(file: Path) -> dict[str, Reading]:
     own = loaded(file)
-    return {"text": Texts(own, 32), "chat": Chats(own, 40, SOLAR), "pairs": Pairs(own, 60, SOLAR)}
+    return {"text": Texts(own, 32), "chat": Chats(own, 40, SOLAR), "pairs": Pairs(own, 46, SOLAR)}
 
 
 def data(folder: Path, kind: str) -> list[Path]:
@@ -196,8 +196,8 @@ def test_what_documents_depend_on_names_the_entry_and_an_entry_is_made_once(
         cache.made(files[:1], reading),
         cache.made(files[::-1], reading),
         cache.made([changed.replace(files[0]), files[1]], reading),
-        cache.made(files, dataclasses.replace(reading, sequence_length=41)),
-        cache.made(files, dataclasses.replace(reading, template=ALPACA)),
+        cache.made(files, dataclasses.replace(reading, sequence_length=200)),
+        cache.made(files, dataclasses.replace(reading, sequence_length=200, template=ALPACA)),
         cache.made(files, dataclasses.replace(reading, tokenizer=loaded(tmp_path / "other.json"))),
         cache.made(files, dataclasses.replace(reading, tokenizer=TextTokenizer(other, eos=2))),
     ]

@@ -92,6 +92,12 @@ def assert_close_runs(one: Path, other: Path) -> None:
     torch.testing.assert_close(mine, theirs, atol=TOLERANCE, rtol=TOLERANCE)
 
 
+def test_ranks_share_one_store_of_tokens(folder: Path):
+    (entry,) = (folder / "tokens").iterdir()
+    assert entry.name.startswith("chat-")
+    assert not entry.name.endswith(".partial")
+
+
 @pytest.mark.parametrize("name", ["pretrain", "uneven", "sft", "align"])
 def test_two_ranks_are_as_one(name: str, folder: Path, alone: Callable[[str], Path]):
     assert len(metrics(alone(name))) > 3

@@ -106,7 +106,7 @@ class TokenStore:
         """SHA-256 of all that training sees of the store, 16 hex digits."""
         total = hashlib.sha256()
         for array in (self.tokens, self.trained, self.offsets):
-            total.update(np.ascontiguousarray(array))
+            total.update(np.ascontiguousarray(array).data)
         return total.hexdigest()[:16]
 
 
