@@ -61,7 +61,7 @@ COMMANDS: dict[str, Entry] = {
     "contamination": Entry(
         "dusk.cli.contamination:contamination",
         "Ask whether benchmarks are in a model's training data.",
-        "dusk contamination ./tuned --reference ./base --task gsm8k --data ./benchmarks",
+        "dusk contamination ./tuned --reference ./base --task gsm8k --data ./h6",
     ),
     "data": Entry(
         "dusk.cli.data:data", "Make training data.", "dusk data documentation ./docs --packages stdlib"
