@@ -137,6 +137,14 @@ class TestChart:
             assert 0 < dot.x < WIDTH
             assert 0 < dot.y < HEIGHT
 
+    @pytest.mark.parametrize("step", [0.0, 1e-17, 3e-16])
+    def test_values_that_differ_by_rounding_alone_are_one(self, step: float) -> None:
+        axes = Axes("x", "y", str, str)
+        chart = draw("flat", [Line("a", 1, ((1e9, 1.7), (1e9 + step, 1.7 + step)))], axes)
+        assert chart is not None
+        assert [tick.label for tick in chart.y_ticks] == ["2"]
+        assert len({dot.y for dot in chart.lines[0].dots}) == 1
+
     def test_values_that_are_no_numbers_are_left_out(self) -> None:
         line = Line("a", 1, ((0.0, math.nan), (1.0, 2.0), (2.0, math.inf)))
         chart = draw("t", [line], Axes("x", "y", str, str))

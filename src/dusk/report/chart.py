@@ -11,6 +11,7 @@ from itertools import pairwise
 WIDTH, HEIGHT = 460, 300
 LEFT, RIGHT, TOP, BOTTOM = 48, 16, 8, 46
 _TICKS = 5
+_ROUNDING = 1e-9  # of a value
 Point = tuple[float, float]
 _POINTS_MOST = 240  # a line of more is averaged into as many
 
@@ -133,9 +134,10 @@ def draw(
         return None
     xs = [x for line in kept for x, _ in line.points]
     ys = [y for line in kept for _, y in line.points] + [level.value for level in levels]
-    x_ticks, y_ticks = nice_ticks(min(xs), max(xs)), nice_ticks(min(ys), max(ys))
-    x_low, x_high = min(xs), max(*xs, min(xs) + 1e-12)
-    y_low, y_high = _padded(min(ys), max(ys))
+    (x_low, x_high), (y_low, y_high) = _extent(xs), _extent(ys)
+    x_ticks, y_ticks = nice_ticks(x_low, x_high), nice_ticks(y_low, y_high)
+    x_high = x_high if x_high > x_low else x_low + 1
+    y_low, y_high = _padded(y_low, y_high)
 
     def across(x: float) -> float:
         return round(LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT), 2)
@@ -159,6 +161,12 @@ def draw(
         rings=tuple(Ring(ring.label, across(ring.x), down(ring.y)) for ring in rings),
         spoken=_spoken(kept, axes),
     )
+
+
+def _extent(values: Sequence[float]) -> tuple[float, float]:
+    """The least and the largest; values that differ by rounding alone are one value."""
+    low, high = min(values), max(values)
+    return (low, high) if high - low > _ROUNDING * max(abs(low), abs(high)) else (low, low)
 
 
 def nice_ticks(low: float, high: float) -> list[float]:
