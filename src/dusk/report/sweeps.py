@@ -49,7 +49,7 @@ def _chart(run: Run, evaluation: Evaluation, column: Column) -> Chart | None:
     lines: list[Line] = []
     for (first, second), methods in groups.items():
         ends = [(0.0, _score(evaluation, first, column)), (1.0, _score(evaluation, second, column))]
-        if sum(map(len, methods.values())) < 2:  # one merge is no sweep
+        if len({at for points in methods.values() for at, _ in points}) < 2:  # one weight is no sweep
             continue
         known = [(at, score) for at, score in ends if score is not None]
         for method, points in methods.items():
