@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -79,7 +78,7 @@ def convert(
             units(files),
             Converter(source, seed, mask_pii),
             folder.parts,
-            workers=workers or processors(),
+            workers=workers,
             skip_bad=skip_bad,
             spread=spread,
             progress=progress,
@@ -89,11 +88,6 @@ def convert(
         counted = sum((Counter(part.counts) for part in parts), Counter[str]())
         more = {"masked": dict(counted)} if mask_pii else {}
         return folder.finish(tally, **more)
-
-
-def processors() -> int:
-    """The processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass

@@ -26,7 +26,6 @@ import numpy as np
 
 from dusk.data.benchmarks import Item, read_benchmark, row_texts
 from dusk.data.collect import collect
-from dusk.data.convert import processors
 from dusk.data.fields import RowError, UnwantedError
 from dusk.data.gram_index import GramIndex, Hit, joined, whole_prompts, write_index
 from dusk.data.hub import data_files
@@ -126,7 +125,7 @@ def decontaminate(
             units(files),
             OverlapJudge(index, rule),
             folder.parts,
-            workers=workers or processors(),
+            workers=workers,
             skip_bad=skip_bad,
             spread=spread,
             progress=progress,

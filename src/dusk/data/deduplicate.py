@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from dusk.data.collect import add_codes, collect
-from dusk.data.convert import processors
 from dusk.data.decontaminate import compared_texts
 from dusk.data.fields import RowError
 from dusk.data.hub import data_files
@@ -68,7 +67,7 @@ def deduplicate(
             units(files),
             judge,
             folder.parts,
-            workers=workers or processors(),
+            workers=workers,
             skip_bad=skip_bad,
             spread=spread,
             progress=progress,

@@ -6,6 +6,7 @@ them, and that memory does not grow with the data. Which process made a part cha
 """
 
 import json
+import os
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -126,14 +127,15 @@ def run_pass(
     judge: Judge,
     folder: Path,
     *,
-    workers: int,
+    workers: int | None,
     skip_bad: bool,
     spread: Spread | None = None,
     progress: Progress | None = None,
 ) -> list[Part]:
     """Judge every unit; parts already in `folder` are kept. Returns the parts in order.
 
-    `spread` makes parts elsewhere before (see `dusk.data.cluster`).
+    `workers` are processes, as many as there are processors where it is None; `spread` makes parts elsewhere
+    before (see `dusk.data.cluster`).
 
     Raises:
         DataError: rows that cannot be used (without `skip_bad`; 20 of them are named), or a damaged file.
@@ -144,7 +146,7 @@ def run_pass(
     total = sum(unit.size_bytes for unit in units)
     parts: list[Part] = []
     done = 0
-    for part in _parts(units, judge, folder, workers):
+    for part in _parts(units, judge, folder, workers or _processors()):
         parts.append(part)
         done += part.unit.size_bytes
         if progress is not None:
@@ -155,6 +157,11 @@ def run_pass(
         files = list(dict.fromkeys(str(part.unit.file) for part in parts if part.bad_count))
         raise bad_rows_error(" and ".join(files), named[:SHOWN], bad_count)
     return parts
+
+
+def _processors() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _parts(units: Sequence[Unit], judge: Judge, folder: Path, workers: int) -> Iterator[Part]:

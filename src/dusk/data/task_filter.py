@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dusk.data.collect import collect
-from dusk.data.convert import converted, processors
+from dusk.data.convert import converted
 from dusk.data.fields import RowError, UnwantedError
 from dusk.data.hub import data_files
 from dusk.data.kinds import conversation, prompt
@@ -97,7 +97,7 @@ def filter_tasks(
             units(files),
             TaskJudge(tuple(tasks), table, names, undecided == "keep"),
             folder.parts,
-            workers=workers or processors(),
+            workers=workers,
             skip_bad=skip_bad,
             spread=spread,
             progress=progress,
