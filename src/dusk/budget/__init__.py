@@ -1,8 +1,8 @@
 """Memory, time and energy of a recipe before anything is spent, from a stated cost model; without torch."""
 
 from dusk.budget.cost import Cost, Inference, Memory, Work, cost, inference, memory
-from dusk.budget.machines import Gpu, Machine, known_gpus, parse_machine
 from dusk.budget.shape import Shape, read_shape
+from dusk.machines import Gpu, Machine, known_gpus, parse_machine
 
 __all__ = [
     "Cost",

@@ -29,8 +29,8 @@ gradients scattered 4 P. It runs beside the computation; a pass takes the longer
 
 from dataclasses import dataclass
 
-from dusk.budget.machines import Machine
 from dusk.budget.shape import Shape
+from dusk.machines import Machine
 
 MFU = 0.46
 """Measured by llm-foundry on 8 H100 at 7B without checkpointing; see docs/scale.md for what others measured."""

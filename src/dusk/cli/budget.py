@@ -5,10 +5,10 @@ from dataclasses import asdict
 import click
 
 from dusk.budget.cost import GRID_G_KWH, MFU, PUE
-from dusk.budget.machines import parse_machine
 from dusk.budget.plan import Budget, StageBudget, budget
 from dusk.cli.terminal import amount, byte_size, duration, show_json, table
 from dusk.errors import SettingError
+from dusk.machines import parse_machine
 
 
 @click.command("budget")

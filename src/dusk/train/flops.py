@@ -6,8 +6,7 @@ import torch
 from transformers import PreTrainedModel
 
 from dusk.data.packing import TokenStore
-
-_PEAKS = {"H200": 989e12, "H100": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}
+from dusk.machines import known_gpus
 
 
 def unit_flops(model: PreTrainedModel, store: TokenStore) -> npt.NDArray[np.int64]:
@@ -33,7 +32,8 @@ def unit_flops(model: PreTrainedModel, store: TokenStore) -> npt.NDArray[np.int6
 def peak_flops() -> float:
     """Dense bf16 operations a second of this GPU by its maker's data sheet; 0 where it is not known, or none."""
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-    return next((peak for part, peak in _PEAKS.items() if part in name), 0.0)
+    known = (gpu for gpu in known_gpus().values() if gpu.name in name.replace(" ", ""))
+    return next((gpu.peak_tflops * 1e12 for gpu in known), 0.0)
 
 
 def _cost(matrix: torch.Tensor) -> int:

@@ -1,4 +1,4 @@
-"""The machines that a budget can be made for."""
+"""GPUs as their makers state them: what a budget reckons with, and what a training run is measured against."""
 
 import re
 from dataclasses import dataclass
@@ -55,6 +55,6 @@ def parse_machine(text: str) -> Machine:
     if gpu is None or count == 0:
         raise SettingError(
             f"--gpus is {text!r}: it is a number and a name, such as 8xH100.",
-            remedy=f"The table has {', '.join(gpus)} (src/dusk/budget/machines.yaml).",
+            remedy=f"The table has {', '.join(gpus)} (src/dusk/machines.yaml).",
         )
     return Machine(gpu, count)
