@@ -16,6 +16,7 @@ NAME = "training"
 Figures = dict[str, list[float]]
 Told = dict[str, list[Figures]]
 _DUSK, _LOOP = "dusk-bf16", "loop-bf16"
+_COMPILED = "dusk-compiled-bf16"
 _NOTES = (
     "8 layers of width 256, 8.4M parameters, bf16 under autocast, one thread; texts of the lengths of C4, "
     "Alpaca-GPT4 and Ultrafeedback (bench/lengths.py). Processor time leaves out what others took of the machine.",
@@ -41,7 +42,7 @@ TASKS = (
         "pretrain",
         "Pretraining",
         "tokens/s",
-        (_DUSK, _LOOP, "trl-bfd-1-bf16", "trl-wrapped-4-bf16"),
+        (_DUSK, _COMPILED, _LOOP, "trl-bfd-1-bf16", "trl-wrapped-4-bf16", "trl-wrapped-4-compiled-bf16"),
         _LOOP,
         1.4,
         1e-5,
@@ -55,7 +56,7 @@ TASKS = (
         "sft",
         "Tuning on answers",
         "tokens/s",
-        (_DUSK, "trl-bfd-1-bf16", "trl-bfd-4-bf16"),
+        (_DUSK, _COMPILED, "trl-bfd-1-bf16", "trl-bfd-4-bf16", "trl-bfd-1-compiled-bf16"),
         "trl-bfd-1-bf16",
         1.4,
         math.inf,
@@ -65,7 +66,7 @@ TASKS = (
         "dpo",
         "One step of sDPO",
         "pairs/s",
-        (_DUSK, "trl-1-bf16", "trl-4-bf16"),
+        (_DUSK, _COMPILED, "trl-1-bf16", "trl-4-bf16", "trl-1-compiled-bf16"),
         "trl-1-bf16",
         2.0,
         1e-3,

@@ -11,7 +11,7 @@ from bench.training_clock import SETTINGS, STEP_TOKENS, STEPS, Clock, Figures
 from bench.training_data import CONTEXT
 
 
-def _plain(work: Path, precision: str, **given: Any) -> dict[str, Any]:
+def _plain(work: Path, precision: str, compiled: bool, **given: Any) -> dict[str, Any]:
     return {
         "output_dir": str(work / "trl"),
         "learning_rate": SETTINGS["learning_rate"],
@@ -26,6 +26,7 @@ def _plain(work: Path, precision: str, **given: Any) -> dict[str, Any]:
         "bf16": precision == "bf16",
         "gradient_checkpointing": False,
         "dataset_num_proc": None,
+        "torch_compile": compiled,
         **given,
     }
 
@@ -42,7 +43,7 @@ def _rows(file: Path) -> Any:
     return Dataset.from_json(str(file), cache_dir=str(file.parent / "cache"))
 
 
-def sft(work: Path, data: str, packing: str, precision: str, rows: int) -> Figures:
+def sft(work: Path, data: str, packing: str, precision: str, rows: int, compiled: bool) -> Figures:
     """SFTTrainer with packing, in passes of so many rows; tokens as the collator hands them over."""
     warnings.filterwarnings("ignore")
     from transformers import AutoTokenizer, TrainerCallback
@@ -64,7 +65,7 @@ def sft(work: Path, data: str, packing: str, precision: str, rows: int) -> Figur
     trainer = Counting(
         model=_model(work),
         args=SFTConfig(
-            **_plain(work, precision),
+            **_plain(work, precision, compiled),
             packing=True,
             packing_strategy=packing,
             max_steps=STEPS,
@@ -80,7 +81,7 @@ def sft(work: Path, data: str, packing: str, precision: str, rows: int) -> Figur
     return clock.figures([float(row["loss"]) for row in trainer.state.log_history if "loss" in row])
 
 
-def dpo(work: Path, precision: str, rows: int) -> Figures:
+def dpo(work: Path, precision: str, rows: int, compiled: bool) -> Figures:
     """DPOTrainer over all pairs in one optimizer step, with the reference computed before; by the pair."""
     warnings.filterwarnings("ignore")
     from transformers import AutoTokenizer
@@ -100,7 +101,7 @@ def dpo(work: Path, precision: str, rows: int) -> Figures:
     trainer = Timed(
         model=_model(work),
         args=DPOConfig(
-            **_plain(work, precision),
+            **_plain(work, precision, compiled),
             beta=0.1,
             precompute_ref_log_probs=True,
             precompute_ref_batch_size=rows,

@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from bench.training_clock import PASS_TOKENS, SETTINGS, STEP_TOKENS, Clock, Figu
 from bench.training_data import CONTEXT, prepare
 
 
-def by_dusk(work: Path, task: str, precision: str) -> Figures:
+def by_dusk(work: Path, task: str, precision: str, compiled: bool) -> Figures:
     """`dusk.pretrain` or `dusk.sft`, by the progress that it tells after each step."""
     import dusk
 
@@ -35,6 +36,7 @@ def by_dusk(work: Path, task: str, precision: str) -> Figures:
         progress=progress,
         weight_decay=0.1,
         precision=precision,
+        compile=compiled,
         **SETTINGS,
     )
     return clock.figures(losses)
@@ -79,7 +81,7 @@ def by_loop(work: Path, precision: str) -> Figures:
     return clock.figures(losses)
 
 
-def dpo_by_dusk(work: Path, precision: str) -> Figures:
+def dpo_by_dusk(work: Path, precision: str, compiled: bool) -> Figures:
     """One step of sDPO: the reference pass, and one optimizer step over all pairs; by the pair."""
     import dusk
     from dusk.train import align
@@ -105,30 +107,42 @@ def dpo_by_dusk(work: Path, precision: str) -> Figures:
         steps=[work / "pairs.jsonl"],
         progress=progress,
         precision=precision,
+        compile=compiled,
         **{**SETTINGS, "tokens": None, "batch_tokens": 10**6},
     )
+    align.reference_logs = original
     row = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
     return clock.figures([row[name] for name in ("loss", "grad_norm", "logps/chosen", "logps/rejected")])
 
 
 def figures(task: str, way: str, work: Path) -> Figures:
-    """Do one way."""
+    """Do one way. What is compiled is done twice in one process: a real run is long against its compiling."""
     name, *options = way.split("-")
     precision = options.pop() if options and options[-1] in ("fp32", "bf16") else "fp32"
-    if task == "dpo":
-        if name == "dusk":
-            return dpo_by_dusk(work, precision)
-        from bench.training_trl import dpo
+    compiled = bool(options) and options[-1] == "compiled"
+    once = _way(task, name, options[:-1] if compiled else options, work, precision, compiled)
+    if compiled:
+        once()
+    return once()
 
-        return dpo(work, precision, rows=int(options[0]))
-    if name == "dusk":
-        return by_dusk(work, task, precision)
+
+def _way(
+    task: str, name: str, options: list[str], work: Path, precision: str, compiled: bool
+) -> Callable[[], Figures]:
     if name == "loop":
-        return by_loop(work, precision)
-    from bench.training_trl import sft
+        return lambda: by_loop(work, precision)
+    if name == "dusk":
+        return lambda: (
+            dpo_by_dusk(work, precision, compiled)
+            if task == "dpo"
+            else by_dusk(work, task, precision, compiled)
+        )
+    from bench.training_trl import dpo, sft
 
+    if task == "dpo":
+        return lambda: dpo(work, precision, rows=int(options[0]), compiled=compiled)
     data = {"pretrain": "text.jsonl", "sft": "chats-rendered.jsonl"}[task]
-    return sft(work, data, options[0], precision, rows=int(options[1]))
+    return lambda: sft(work, data, options[0], precision, rows=int(options[1]), compiled=compiled)
 
 
 def main(task: str, way: str, work: Path) -> None:

@@ -15,6 +15,7 @@ from dusk.train.batch import packed_batch
 from dusk.train.blocks import Blocks
 from dusk.train.heldout import document_nats
 from dusk.train.objectives import NextToken, hidden_states
+from dusk.train.products import attention_by_products, causal_sdpa
 from dusk.train.support import require_trainable
 
 ModelFolder = Callable[..., Path]
@@ -222,24 +223,43 @@ class TestSupport:
             require_trainable(model)
 
 
-@pytest.mark.parametrize("window", [None, 5])
-def test_scores_written_out_are_those_of_sdpa(window: int | None):
-    """What bf16 on a processor takes; here in float64, gradients too."""
-    from dusk.train.blocks import _band, _by_products
-
+@pytest.mark.parametrize("length", [9, 300])
+@pytest.mark.parametrize("window", [None, 1, 5, 290])
+def test_products_are_sdpa_forward_and_backward(length: int, window: int | None):
+    """What bf16 on a processor takes, over one chunk of queries and three; here in float64, gradients too."""
     random = torch.Generator().manual_seed(0)
     q, k, v = (
-        torch.randn(2, heads, 9, 8, generator=random, dtype=torch.float64, requires_grad=True)
+        torch.randn(2, heads, length, 8, generator=random, dtype=torch.float64, requires_grad=True)
         for heads in (4, 2, 2)
     )
-    band = None if window is None else _band(9, window, q.device)
-    found = _by_products(q, k, v, 0.3, band, 0.0)
-    expected = torch.nn.functional.scaled_dot_product_attention(
-        q, k, v, attn_mask=band, is_causal=band is None, scale=0.3, enable_gqa=True
-    )
+    distance = torch.arange(length)[:, None] - torch.arange(length)
+    band = (distance >= 0) & (distance < (window or length))
+    found = attention_by_products(q, k, v, window=window, scale=0.3)
+    keys, values = (states.repeat_interleave(2, 1) for states in (k, v))
+    scores = (0.3 * q @ keys.mT).masked_fill(~band, float("-inf"))
+    expected = scores.softmax(-1) @ values
     torch.testing.assert_close(found, expected)
     weight = torch.randn(found.shape, generator=random, dtype=torch.float64)
     for one, other in zip(
         *(torch.autograd.grad((out * weight).sum(), (q, k, v)) for out in (found, expected)), strict=True
     ):
         torch.testing.assert_close(one, other)
+
+
+def test_in_bf16_gradients_are_no_further_from_float64_than_those_of_sdpa():
+    random = torch.Generator().manual_seed(0)
+    exact = [torch.randn(2, heads, 300, 32, generator=random, dtype=torch.float64) for heads in (4, 2, 2)]
+    weight = torch.randn(exact[0].shape, generator=random, dtype=torch.float64)
+
+    def gradients(function: Any, dtype: torch.dtype) -> list[torch.Tensor]:
+        given = [states.to(dtype).requires_grad_() for states in exact]
+        out = function(*given, window=None, scale=None)
+        return [found.double() for found in torch.autograd.grad((out * weight.to(dtype)).sum(), given)]
+
+    wanted = gradients(causal_sdpa, torch.float64)
+    off = [
+        sum(float((one - other).square().sum()) for one, other in zip(found, wanted, strict=True)) ** 0.5
+        for found in (gradients(f, torch.bfloat16) for f in (attention_by_products, causal_sdpa))
+    ]
+    assert off[0] < 1.2 * off[1]
+    assert off[1] > 0

@@ -189,7 +189,7 @@ class TrainingStage(StageSettings):
     weights: Literal["fp32", "bf16"] | None = Field(None, description="type that weights are trained in")
     save_dtype: Literal["source", "fp32", "bf16"] | None = Field(None, description="type of the result")
     gradient_checkpointing: bool | None = Field(None, description="less memory for more computation")
-    compile: bool | None = Field(None, description="compile the MLPs (torch.compile)")
+    compile: bool | None = Field(None, description="compile the layers (torch.compile)")
     train: Literal["all", "new"] | None = Field(None, description="all layers, or those that scaling added")
     seam_decay: Share | None = Field(None, description="factor of the rate a layer away from the seam")
     lora_rank: int | None = Field(None, ge=1, description="train adapters of this rank instead of weights")

@@ -12,8 +12,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from dusk.train.products import attention_by_products, causal_sdpa
+
 _SHORTEST_BLOCK = 16
-_LONGEST_BY_PRODUCTS = 768
 
 
 @dataclass(frozen=True)
@@ -78,40 +79,12 @@ class Blocks:
                 states[first : first + documents * length].unflatten(0, (documents, length)).transpose(1, 2)
                 for states in padded
             )
-            band = None if window is None or window >= length else _band(length, window, q.device)
-            if q.dtype == torch.bfloat16 and q.device.type == "cpu" and length <= _LONGEST_BY_PRODUCTS:
-                attended = _by_products(q, k, v, scale, band, dropout)
+            if q.dtype == torch.bfloat16 and q.device.type == "cpu" and not dropout:
+                attended = attention_by_products(q, k, v, window=window, scale=scale)
             else:
-                attended = torch.nn.functional.scaled_dot_product_attention(
-                    q,
-                    k,
-                    v,
-                    attn_mask=band,
-                    is_causal=band is None,
-                    dropout_p=dropout,
-                    scale=scale,
-                    enable_gqa=q.shape[1] != k.shape[1],
-                )
+                attended = causal_sdpa(q, k, v, window=window, scale=scale, dropout=dropout)
             out.append(attended.transpose(1, 2).flatten(0, 1))
         return _Scatter.apply(torch.cat(out), self.places)  # type: ignore[no-any-return, no-untyped-call]
-
-
-def _by_products(
-    query: Tensor, key: Tensor, value: Tensor, scale: float | None, band: Tensor | None, dropout: float
-) -> Tensor:
-    """Attention with its scores written out, (documents, heads, length, head size).
-
-    In bf16 on a processor the matrix products gain more than SDPA's kernel, whose backward pass is slow there:
-    1.2 to 2.4 times up to 700 tokens.
-    """
-    documents, heads, length, size = query.shape
-    groups = key.shape[1]
-    rows = (query * (size**-0.5 if scale is None else scale)).reshape(documents, groups, -1, size)
-    scores = (rows @ key.transpose(-1, -2)).unflatten(2, (heads // groups, length))
-    unseen = torch.ones(length, length, dtype=torch.bool).triu_(1) if band is None else ~band
-    weights = scores.masked_fill_(unseen, float("-inf")).softmax(-1)
-    weights = torch.nn.functional.dropout(weights, dropout).flatten(2, 3)
-    return (weights @ value).view(documents, heads, length, size)
 
 
 def _sequences(ends: list[int], prefixes: list[int]) -> list[Tensor]:
@@ -163,9 +136,3 @@ class _Scatter(torch.autograd.Function):
         (places,) = ctx.saved_tensors
         padded = gradients[0].new_zeros((ctx.slots, *gradients[0].shape[1:]))
         return padded.index_copy_(0, places, gradients[0]), None
-
-
-def _band(length: int, window: int, device: torch.device) -> Tensor:
-    """True where a query sees a key: itself and the window - 1 tokens before it."""
-    distance = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)
-    return (distance >= 0) & (distance < window)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from dusk.train.compiled import compile_layers
 from dusk.train.distribution import on_main, spread
 from dusk.train.layer_rates import apply_layer_rates
 from dusk.train.lora import Adapters
@@ -30,7 +31,8 @@ def prepared(
 
     Raises:
         CheckpointError: the architecture cannot be trained.
-        SettingError: settings that need a layer map which is not there, or adapt layers that are not.
+        SettingError: settings that need a layer map which is not there, adapt layers that are not, or need a
+            compiler that is not there.
     """
     on_main(lambda: require_trainable(model))
     adapters = Adapters.into(model, settings)
@@ -39,6 +41,5 @@ def prepared(
         model.to(torch.bfloat16)
     spread(model, settings.precision)
     if settings.compile:
-        for layer in model.get_decoder().layers:
-            layer.mlp.compile(dynamic=True)  # packed attention differs from row to row
+        compile_layers(model)
     return Prepared(model, rates, adapters)

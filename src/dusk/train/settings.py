@@ -41,7 +41,7 @@ class TrainSettings:
     weights: Precision = "fp32"  # what is updated; bf16 by stochastic rounding (optimizer adamw-bf16)
     save_dtype: SavedType = "source"  # source: that of the model that was trained
     gradient_checkpointing: bool = False
-    compile: bool = False  # the MLP of each layer, by torch.compile
+    compile: bool = False  # the layers, but for attention, by torch.compile
     train: Literal["all", "new"] = "all"  # new: the layers that the layer map added
     seam_decay: float | None = None  # factor of the rate for each layer of distance from the seam
     lora_rank: int | None = None  # None: no adapters
