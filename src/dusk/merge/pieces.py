@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dusk.checkpoint import TensorEntry
-from dusk.checkpoint.positioned import InputFile, block_memory
+from dusk.checkpoint.positioned import BLOCK_BYTES, InputFile, page_memory
 from dusk.merge.floats import STORED, Array, all_finite, decode, decode_pairs, encode, encode_pairs
 
 PIECE_ELEMENTS = 1 << 17
@@ -41,7 +41,7 @@ class Lane:
 
     def __init__(self, models: int, files: Files) -> None:
         self.files = files
-        self.block = block_memory()
+        self.block = page_memory(BLOCK_BYTES)
         self.block_bytes: Bytes = np.frombuffer(self.block, np.uint8)
         self.raw_bytes = PIECE_ELEMENTS * _WIDEST_BYTES
         self._stored = np.empty((models, self.raw_bytes), np.uint8)  # what stays untouched takes no memory

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dusk.checkpoint import Checkpoint, NewTensor, Progress, Shard, TensorEntry, write_index
-from dusk.checkpoint.positioned import BLOCK_BYTES, InputFile, OutputFile
+from dusk.checkpoint.positioned import BLOCK_BYTES, InputFiles, OutputFile
 from dusk.errors import CheckpointError
 from dusk.merge.blocks import Block, Part, cut
 from dusk.merge.crew import Crew
@@ -50,8 +50,8 @@ class MergedFiles:
     def write(self, folder: Path) -> None:
         """Writes every shard and the index. Outputs close after the crew has ended, come what may."""
         metadata = self.models[0].headers[0].metadata
-        with ExitStack() as stack:
-            files = self._open_inputs(stack)
+        with InputFiles() as opened:
+            files = {path: opened[path] for path in self._input_paths()}
             headers = [shard.header(metadata) for shard in self.shards]
             crew = Crew(partial(Lane, len(self.models), files))
             with ExitStack() as outputs, crew:
@@ -64,12 +64,8 @@ class MergedFiles:
                 crew.drain()
         write_index(folder, self.shards)
 
-    def _open_inputs(self, stack: ExitStack) -> Files:
-        files = {}
-        for path in {entry.file for model in self.models for entry in model.tensors.values()}:
-            files[path] = InputFile(path)
-            stack.callback(files[path].close)
-        return files
+    def _input_paths(self) -> set[Path]:
+        return {entry.file for model in self.models for entry in model.tensors.values()}
 
     def _submit(
         self,
