@@ -126,7 +126,7 @@ def test_ties(
     assert any(not torch.equal(found[name], x0[name]) for name in x0)
     told = {"weights": weights or [1, 1, 1], "density": density or 0.2, "scaling": scaling or 1.0}
     assert report.settings == {"method": "ties"} | told
-    assert verify(tmp_path / "out", forward=True).ok
+    assert verify(tmp_path / "out").ok
 
 
 def test_ties_by_hand(model_folder: Models, copy_of: Copy, tmp_path: Path) -> None:
