@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from dusk.merge.floats import Array
 from dusk.merge.gradient import Gradient, at, told
-from dusk.merge.method import Chosen, Piece, Tensor, Totals, Unmeasured
+from dusk.merge.method import Chosen, Piece, Tensor, Totals, Unmeasured, slices
 
 _NUMBERS_A_STEP = 8  # a step of Philox4x64 gives 256 bits
 
@@ -75,9 +75,13 @@ class Dare(Unmeasured):
 def _combine(
     piece: Piece, weights: Sequence[float], keys: Sequence[NDArray[np.uint64]], density: float
 ) -> Array:
-    *models, base = piece.values
-    total = np.zeros_like(base)
-    for model, weight, key in zip(models, weights, keys, strict=True):
-        np.multiply(np.subtract(model, base, out=model), kept(piece, key, density), out=model)
-        np.add(total, np.multiply(model, weight, out=model), out=total)
-    return np.add(base, total, out=base)
+    flat = [value.reshape(-1) for value in piece.values]
+    stays = [kept(piece, key, density).reshape(-1) for key in keys]
+    for part in slices(flat[0].size):
+        *models, base = (value[part] for value in flat)
+        total = np.zeros_like(base)
+        for model, weight, stay in zip(models, weights, stays, strict=True):
+            np.multiply(np.subtract(model, base, out=model), stay[part].astype(float), out=model)
+            np.add(total, np.multiply(model, weight, out=model), out=total)
+        np.add(base, total, out=base)
+    return piece.values[-1]

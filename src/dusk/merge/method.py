@@ -1,6 +1,6 @@
 """What a merge method is to the runner: what it has to know of a tensor, and how it then combines it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from dusk.merge.floats import Array
 
 Totals = NDArray[Any]
+
+_SLICE_ELEMENTS = 1 << 13
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,12 @@ class Unmeasured:
     def measure(self, values: Sequence[Array], tensor: Tensor, earlier: Sequence[Totals]) -> Totals:
         """Never called."""
         raise NotImplementedError
+
+
+def slices(size: int) -> Iterator[slice]:
+    """The slices of arrays so short that what is computed on the way costs no new pages of memory."""
+    for begin in range(0, size, _SLICE_ELEMENTS):
+        yield slice(begin, begin + _SLICE_ELEMENTS)
 
 
 def added(totals: Sequence[Totals]) -> Totals:

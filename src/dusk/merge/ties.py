@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from dusk.merge.floats import Array
 from dusk.merge.gradient import Gradient, at, told
-from dusk.merge.method import Chosen, Piece, Tensor, Totals
+from dusk.merge.method import Chosen, Piece, Tensor, Totals, slices
 from dusk.merge.selection import kth_largest, lower_counts, magnitude_of, upper_counts
 
 
@@ -31,30 +31,28 @@ def consensus(differences: Sequence[Array], weights: Sequence[float], base: Arra
     """
     for difference, weight in zip(differences, weights, strict=True):
         np.multiply(difference, weight, out=difference)
-    is_positive = reduce(np.add, differences) >= 0
+    elected = (reduce(np.add, differences) >= 0).astype(float)
+    np.subtract(np.multiply(elected, 2, out=elected), 1, out=elected)
     total, divisor = np.zeros_like(base), np.zeros_like(base)
     for difference, weight in zip(differences, weights, strict=True):
-        agrees = np.where(is_positive, difference > 0, difference < 0)
-        np.multiply(difference, agrees, out=difference)
-        np.add(total, difference, out=total)
-        np.add(divisor, np.multiply(agrees, weight), out=divisor)
-    divisor[divisor == 0] = 1
-    np.multiply(np.divide(total, divisor, out=total), scaling, out=total)
-    return np.add(base, total, out=base)
+        agreeing = np.maximum(np.multiply(difference, elected, out=difference), 0, out=difference)
+        np.add(total, agreeing, out=total)
+        np.add(divisor, np.multiply(agreeing > 0, weight), out=divisor)
+    np.add(divisor, divisor == 0, out=divisor)
+    np.multiply(np.divide(total, divisor, out=total), elected, out=total)
+    return np.add(base, np.multiply(total, scaling, out=total), out=base)
 
 
 def trimmed(difference: Array, least: np.float32) -> Array:
     """The difference, 0 where its magnitude is below `least`; overwrites it."""
-    return np.multiply(difference, ~(_magnitudes(difference) < least), out=difference)
+    magnitudes = difference.astype(np.float32)
+    return np.multiply(difference, ~(np.abs(magnitudes, out=magnitudes) < least), out=difference)
 
 
-def _magnitudes(difference: Array) -> NDArray[np.float32]:
-    return np.abs(difference.astype(np.float32))
-
-
-def _differences(piece: Piece) -> list[Array]:
-    *models, base = piece.values
-    return [np.subtract(model, base, out=model) for model in models]
+def _magnitudes(model: Array, base: Array) -> NDArray[np.float32]:
+    """The sizes of the differences; overwrites `model`."""
+    difference = np.subtract(model, base, out=model).astype(np.float32, copy=False)
+    return np.abs(difference, out=difference)
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class Ties:
     def measure(self, values: Sequence[Array], tensor: Tensor, earlier: Sequence[Totals]) -> Totals:
         """Counts of the differences' magnitudes, (models, classes): of upper halves, then of lower ones."""
         *models, base = values
-        magnitudes = [_magnitudes(model - base) for model in models]
+        magnitudes = [_magnitudes(model, base) for model in models]
         if not earlier:
             return np.stack([upper_counts(magnitude) for magnitude in magnitudes])
         uppers = [kth_largest(counts, self._kept(tensor))[0] for counts in earlier[0]]
@@ -88,8 +86,15 @@ class Ties:
         return max(1, int(at(self.density, tensor.place) * tensor.elements))
 
     def _combine(self, piece: Piece, least: Sequence[np.float32], weights: Sequence[float]) -> Array:
-        kept = [trimmed(d, bound) for d, bound in zip(_differences(piece), least, strict=True)]
-        return consensus(kept, weights, piece.values[-1], self.scaling)
+        flat = [value.reshape(-1) for value in piece.values]
+        for part in slices(flat[0].size):
+            *models, base = (value[part] for value in flat)
+            kept = [
+                trimmed(np.subtract(model, base, out=model), bound)
+                for model, bound in zip(models, least, strict=True)
+            ]
+            consensus(kept, weights, base, self.scaling)
+        return piece.values[-1]
 
     def settings(self) -> dict[str, Any]:
         """Weights, density and scaling: numbers, or values over the depth."""

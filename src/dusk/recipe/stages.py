@@ -4,7 +4,8 @@ They are also what the command line's flags are made of. Ranges are checked here
 what a setting does, and its default, stands with the library function.
 """
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -266,6 +267,11 @@ class MergeStage(StageSettings):
     base_model: Model | None = Field(
         None, description="what the models were tuned from (all but linear and slerp)"
     )
+
+    @classmethod
+    def draws(cls, values: Mapping[str, Any]) -> bool:
+        """Only DARE does."""
+        return values.get("method") == "dare"
 
 
 class EvaluateStage(StageSettings):
