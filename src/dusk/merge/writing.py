@@ -21,6 +21,7 @@ from dusk.merge.pieces import Bytes, Files, Lane
 
 _TASK_ELEMENTS = 1 << 20  # of one tensor, measured by one task
 _MEASURED_AHEAD_BYTES = 8 * BLOCK_BYTES
+_MEASURED_AHEAD = 16  # tensors: each has totals in memory, however small it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,7 @@ class MergedFiles:
             self._announce(measured.new, 0, measured.new.bytes, files)
             ahead.append(self._measure(measured, crew))
             waiting_bytes += measured.new.bytes
-            while waiting_bytes - ahead[0].new.bytes > _MEASURED_AHEAD_BYTES:
+            while len(ahead) > _MEASURED_AHEAD or waiting_bytes - ahead[0].new.bytes > _MEASURED_AHEAD_BYTES:
                 waiting_bytes -= ahead[0].new.bytes
                 yield first()
         while ahead:
