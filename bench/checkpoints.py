@@ -50,12 +50,17 @@ def random_checkpoint(work: Path, name: str, seed: int, config: dict[str, object
     return out
 
 
+def clear(out: Path) -> None:
+    """Removes a file or folder, or nothing."""
+    shutil.rmtree(out, ignore_errors=True)
+    out.unlink(missing_ok=True)
+
+
 def cleared(out: Path, command: Sequence[str], log: Path) -> Callable[[], Run]:
     """A run of `command` that finds no `out`."""
 
     def run() -> Run:
-        shutil.rmtree(out, ignore_errors=True)
-        out.unlink(missing_ok=True)
+        clear(out)
         return measured(command, log)
 
     return run

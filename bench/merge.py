@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bench.checkpoints import (
     LARGE,
+    clear,
     cleared,
     mergekit_absent,
     mergekit_command,
@@ -43,6 +44,8 @@ def bench(work: Path, rounds: int) -> Iterator[Table]:
     config = {**_MISTRAL, "num_hidden_layers": int(os.environ.get(LAYERS_VARIABLE, _MISTRAL_LAYERS))}
     models = [random_checkpoint(work, f"large-{seed}", seed, config) for seed in range(2)]
     yield _table("linear", models, work, rounds, beside_mergekit=False)
+    for model in models:
+        shutil.rmtree(model)
 
 
 def _table(method: str, models: list[Path], work: Path, rounds: int, *, beside_mergekit: bool) -> Table:
@@ -56,6 +59,7 @@ def _table(method: str, models: list[Path], work: Path, rounds: int, *, beside_m
         commands["mergekit"] = ["env", "-u", "OMP_NUM_THREADS", *mergekit]
     _read_once(sources)
     runs = in_turn({name: cleared(out, c, work / "log") for name, c in commands.items()}, rounds)
+    clear(out)
     ways = [Way.timed(name, commands[name], runs[name]) for name in runs]
     ways += [mergekit_absent()] if beside_mergekit and not mergekit else []
     written = sources[0].stat().st_size / 1e6

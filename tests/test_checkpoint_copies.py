@@ -11,14 +11,29 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from dusk.checkpoint import NewTensor, can_share, open_checkpoint, plan_shards, read_header, shards
-from dusk.checkpoint.copies import Part, Sources, Target, read_all, write_copies
+from dusk.checkpoint import (
+    NewTensor,
+    TensorEntry,
+    can_share,
+    open_checkpoint,
+    plan_shards,
+    read_header,
+    shards,
+)
+from dusk.checkpoint.copies import Part, Target, write_copies
+from dusk.checkpoint.positioned import InputFiles
 from dusk.checkpoint.runs import in_byte_order, runs
 from dusk.errors import CheckpointError
 from dusk.layers import LayerMap
 from dusk.scale import deeper_tensors, scale
 
 BLOCK = shards.BLOCK_BYTES
+
+
+def read_all(entry: TensorEntry) -> bytes:
+    with entry.file.open("rb") as stream:
+        stream.seek(entry.begin)
+        return stream.read(entry.bytes)
 
 
 def write_model(
@@ -101,7 +116,7 @@ def ways(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
         raise OSError(errno.EXDEV, "Invalid cross-device link")
 
     if way != "direct":
-        monkeypatch.setattr("dusk.checkpoint.copies._open_direct", lambda *_: None)
+        monkeypatch.setattr("dusk.checkpoint.copies.open_direct", lambda *_: None)
     if way == "refused":
         monkeypatch.setattr(os, "copy_file_range", refuse, raising=False)
     if way in {"buffer", "windows"}:
@@ -117,10 +132,10 @@ def test_every_way_copies_the_same_bytes(tmp_path: Path, monkeypatch: pytest.Mon
     ways(monkeypatch, way)
     content = os.urandom(21_000_001)
     (tmp_path / "a").write_bytes(content)
-    with Sources() as sources, Target(tmp_path / "b") as target:
-        handle = sources[tmp_path / "a"]
+    with InputFiles() as sources, Target(tmp_path / "b") as target:
+        source = sources[tmp_path / "a"]
         told = Counted()
-        target.copy([Part(handle, 1001, 5, 20_000_000), Part(handle, 3, 20_000_005, 6000)], told)
+        target.copy([Part(source, 1001, 5, 20_000_000), Part(source, 3, 20_000_005, 6000)], told)
     assert (tmp_path / "b").read_bytes()[5:] == content[1001:20_001_001] + content[3:6003]
     assert told.total == 20_006_000
 
@@ -137,9 +152,9 @@ def test_a_source_that_ends_early_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     ways(monkeypatch, way)
     (tmp_path / "a").write_bytes(bytes(10))
     with (
-        Sources() as sources,
+        InputFiles() as sources,
         Target(tmp_path / "b") as target,
-        pytest.raises(CheckpointError, match="15 bytes early"),
+        pytest.raises(CheckpointError, match="a became shorter while it was read"),
     ):
         target.copy([Part(sources[tmp_path / "a"], 5, 0, 20)], Counted())
 
@@ -162,6 +177,25 @@ def test_a_disk_that_fails_in_any_thread_is_one_message(
     monkeypatch.setattr("dusk.checkpoint.copies._BUFFER_BYTES", 1 << 20)
     monkeypatch.delattr(os, "copy_file_range")
     with pytest.raises(OutputError, match=os.strerror(number)):
+        scale(base, tmp_path / "out")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["base"]
+
+
+@pytest.mark.parametrize("way", ["direct", "kernel", "buffer"])
+def test_a_base_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """Not the output, although copy_file_range fails for either with the same number."""
+    ways(monkeypatch, way)
+    base = write_model(tmp_path / "base", 8, list)
+
+    def failing(*_: Any) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "preadv", failing)
+    if way == "kernel":
+        monkeypatch.setattr(os, "copy_file_range", failing)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read: Input/output error"):
         scale(base, tmp_path / "out")
     assert [entry.name for entry in tmp_path.iterdir()] == ["base"]
 

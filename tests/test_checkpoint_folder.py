@@ -101,6 +101,27 @@ def test_nested_text_configs_and_other_stacks() -> None:
     ]
 
 
+@pytest.mark.parametrize("key", ["num_hidden_layers", "num_nextn_predict_layers"])
+def test_a_count_beyond_all_memory_is_only_a_number(key: str) -> None:
+    tensors = entries("h.0.w", "h.1.w")
+    config = {"num_hidden_layers": 2} | {key: 10**15}
+    if key == "num_hidden_layers":
+        with pytest.raises(CheckpointError, match="do not fit the config"):
+            find_layout(config, tensors)
+    else:
+        assert find_layout(config, tensors).layers == 2
+
+
+@pytest.mark.parametrize("number", ["01", "\u0661", "9" * 5000, "-1", "1 "])
+def test_numbers_that_nobody_writes_name_no_layer(number: str) -> None:
+    tensors = entries("h.0.w", "h.1.w", f"h.{number}.w")
+    layout = find_layout({"num_hidden_layers": 2}, tensors)
+    assert layout.split(f"h.{number}.w") is None
+    assert layout.outside(f"h.{number}.w", 3) == f"h.{number}.w"
+    with pytest.raises(CheckpointError, match="do not fit the config"):
+        find_layout({"num_hidden_layers": 2}, entries("h.0.w", f"h.{number}.w"))
+
+
 def test_missing_layers_are_told(model_folder: Models, copy_of: Copy) -> None:
     folder = copy_of(model_folder("mistral"))
     weights = load_file(folder / "model.safetensors")

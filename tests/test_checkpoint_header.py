@@ -12,10 +12,14 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from dusk.checkpoint import NewTensor, plan_shards, read_header
-from dusk.checkpoint.copies import read_all, write_copies
+from dusk.checkpoint import NewTensor, TensorEntry, plan_shards, read_header
+from dusk.checkpoint.copies import write_copies
 from dusk.checkpoint.runs import in_byte_order, runs
 from dusk.errors import CheckpointError
+
+
+def read_all(entry: TensorEntry) -> bytes:
+    return entry.file.read_bytes()[entry.begin : entry.end]
 
 
 def write(file: Path, fields: Any, data: bytes = b"", length: int | None = None) -> Path:

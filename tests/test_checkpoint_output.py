@@ -7,10 +7,11 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from dusk.checkpoint import Manifest, OutputFolder, Source, read_manifest, write_card, write_manifest
+from dusk.checkpoint import Manifest, OutputFolder, Source, output, read_manifest, write_card, write_manifest
 from dusk.errors import CheckpointError, OutputError, SettingError
 
 
@@ -27,6 +28,26 @@ def test_a_commit_is_a_rename(tmp_path: Path) -> None:
         assert folder.commit() == tmp_path / "deep" / "out"
     assert names(tmp_path / "deep") == {"out"}
     assert names(tmp_path / "deep" / "out") == {"sub"}
+
+
+def test_windows_syncs_files_open_for_writing_and_no_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, flags = os.open, {}
+
+    def as_windows(path: Path, mode: int) -> int:
+        if path.is_dir():
+            raise PermissionError(errno.EACCES, "Permission denied")
+        flags[path.name] = mode
+        return real(path, mode)
+
+    with OutputFolder(tmp_path / "out") as folder:
+        (folder.path / "sub").mkdir()
+        (folder.path / "sub" / "file").write_text("x")
+        monkeypatch.setattr(output, "os", SimpleNamespace(**vars(os) | {"name": "nt", "open": as_windows}))
+        folder.commit()
+    assert flags == {".dusk-partial": os.O_RDWR, "file": os.O_RDWR}
+    assert names(tmp_path) == {"out"}
 
 
 @pytest.mark.parametrize("kind", ["folder", "file", "dangling link"])

@@ -1,6 +1,7 @@
 """Merges that are killed, run out of disk, meet a broken disk or each other; file systems that offer less."""
 
 import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -63,7 +64,7 @@ def test_an_input_that_shrinks_is_named(
 def test_a_disk_that_gives_up(
     pair: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: int
 ) -> None:
-    monkeypatch.setattr(positioned.OutputFile, "_write_all", failing(kind, 0, lambda *_: None))
+    monkeypatch.setattr(os, "pwrite", failing(kind, 0, os.pwrite))
     with pytest.raises(OutputError, match=f"could not be written: {os.strerror(kind)}"):
         merge(pair, tmp_path / "out")
     assert not list(tmp_path.iterdir())
@@ -95,12 +96,12 @@ def test_two_processes_on_one_output(pair: list[Path], tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("lack", ["O_DIRECT", "direct open", "direct write", "preadv", "fadvise"])
+@pytest.mark.parametrize("lack", ["O_DIRECT", "direct open", "direct write", "preadv", "pwrite", "fadvise"])
 def test_systems_that_offer_less(
     pair: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lack: str
 ) -> None:
     expected = merged(pair, tmp_path / "plain")
-    direct, real_open, real_write = positioned._DIRECT, os.open, positioned.OutputFile._write_all
+    direct, real_open, real_write = positioned._DIRECT, os.open, os.pwrite
     tries = []
 
     def refusing_open(path: Any, flags: int, *rest: Any, **more: Any) -> int:
@@ -109,20 +110,20 @@ def test_systems_that_offer_less(
             raise OSError(errno.EINVAL, "no direct files here")
         return real_open(path, flags, *rest, **more)
 
-    def refusing_write(self: Any, data: memoryview, position: int) -> None:
-        if self._direct:
+    def refusing_write(handle: int, data: memoryview, position: int) -> int:
+        if direct and fcntl.fcntl(handle, fcntl.F_GETFL) & direct:
             tries.append(position)
             raise OSError(errno.EINVAL, "not aligned enough")
-        real_write(self, data, position)
+        return real_write(handle, data, position)
 
     if lack == "O_DIRECT":
         monkeypatch.setattr(positioned, "_DIRECT", 0)
     elif lack == "direct open":
         monkeypatch.setattr(os, "open", refusing_open)
     elif lack == "direct write":
-        monkeypatch.setattr(positioned.OutputFile, "_write_all", refusing_write)
+        monkeypatch.setattr(os, "pwrite", refusing_write)
     else:
-        monkeypatch.delattr(os, {"preadv": "preadv", "fadvise": "posix_fadvise"}[lack])
+        monkeypatch.delattr(os, {"fadvise": "posix_fadvise"}.get(lack, lack))
     assert merged(pair, tmp_path / "out") == expected
     assert bool(tries) == (lack.startswith("direct") and bool(direct))
 

@@ -55,6 +55,23 @@ def test_seeds_come_from_the_recipes_seed_and_the_kind():
     assert recipe({"a": BASE}, seed=12).stages["a"].seed != read.stages["a"].seed
 
 
+def test_of_the_merges_dare_alone_draws():
+    models = {"kind": "merge", "models": ["a", "b"], "base_model": "c"}
+    stages = {
+        "a": BASE,
+        "b": BASE,
+        "c": BASE,
+        "linear": {"kind": "merge", "models": ["a", "b"]},
+        "ties": {**models, "method": "ties", "density": 0.3},
+        "dare": {**models, "method": "dare", "weights": [1, 1]},
+        "own": {**models, "method": "dare", "weights": [1, 1], "seed": 5},
+    }
+    read = recipe(stages, seed=11).stages
+    assert "seed" not in read["linear"].given().keys() | read["ties"].given().keys()
+    assert read["dare"].seed == derived_seed(11, "merge")
+    assert read["own"].seed == 5
+
+
 def test_an_unknown_key_names_the_stage_and_the_nearest_key():
     (told,) = problems({"base": BASE, "a": {"kind": "grow", "model": "base", "lerning_rate": 1}})
     assert told == "stage 'a': unknown key 'lerning_rate'; did you mean 'learning_rate'?"

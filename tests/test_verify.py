@@ -1,6 +1,8 @@
 """Verification: what is whole passes, and every fault is told, several at once."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -132,12 +134,44 @@ def test_with_digests_any_flipped_bit_is_found(model_folder: Models, tmp_path: P
     file.write_bytes(damaged)
     assert len(verify(folder).problems) == 1
     file.write_bytes(whole)
+    manifest = (folder / "dusk.json").read_bytes()
+    places = [manifest.index(b'"digests"') + 3, *(draw.randrange(len(manifest)) for _ in range(60))]
+    for place in places:
+        damaged = bytearray(manifest)
+        damaged[place] ^= 1 << draw.randrange(8)
+        (folder / "dusk.json").write_bytes(damaged)
+        assert not verify(folder).ok, place
+    (folder / "dusk.json").write_bytes(manifest)
     edit(folder, rope_theta=1.0)
     assert verify(folder).problems == ("config.json is not what it was when its digest was written",)
     assert verify(folder, write=True).ok
     assert verify(folder).ok
     (folder / "generation_config.json").unlink()
     assert verify(folder).problems == ("generation_config.json is gone",)
+
+
+def test_bytes_that_the_disk_does_not_give_are_a_problem(
+    model_folder: Models, copy_of: Copy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copy_of(model_folder("llama"))
+    verify(folder, write=True).require()
+
+    def failing(*_: Any) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "preadv", failing)
+    assert verify(folder).problems == (f"{folder / 'model.safetensors'} cannot be read: Input/output error.",)
+
+
+@pytest.mark.parametrize("key", ["layer_map", "settings", "inputs", "lineage", "digests", "results"])
+@pytest.mark.parametrize("value", [[1], "x", 7, {"layers": "8"}, True])
+def test_a_manifest_of_other_types_is_told(model_folder: Models, copy_of: Copy, key: str, value: Any) -> None:
+    """Not a crash, whatever stands there; what is no layer map or no list of inputs is a problem."""
+    folder = copy_of(model_folder("llama"))
+    verify(folder, write=True).require()
+    manifest = json.loads((folder / "dusk.json").read_text()) | {key: value}
+    (folder / "dusk.json").write_text(json.dumps(manifest))
+    assert not verify(folder).ok
 
 
 def test_a_tensor_of_another_shape_is_told_by_loading(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ Three ways, each where the one before is not offered:
 
 import errno
 import hashlib
-import mmap
 import os
 import struct
 import threading
@@ -20,19 +19,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from dusk.checkpoint.header import TensorEntry
 from dusk.checkpoint.pickles import PICKLE_SUFFIX
+from dusk.checkpoint.positioned import PAGE_BYTES, InputFile, InputFiles, open_direct, page_memory, write_at
 from dusk.checkpoint.runs import Run, runs
 from dusk.checkpoint.shards import BLOCK_BYTES, Shard, write_index
 from dusk.checkpoint.threads import in_threads
-from dusk.errors import CheckpointError
 
 Progress = Callable[[int, int], None]
 """Told the bytes done and the bytes in all."""
 
 _BUFFER_BYTES = 4 << 20
 _KERNEL_BYTES = 64 << 20  # one call of copy_file_range; between two of them Ctrl-C is heard
-_PAGE_BYTES = 4096  # what O_DIRECT wants places and lengths to be multiples of
 _FICLONERANGE = 0x4020940D  # linux/fs.h: _IOW(0x94, 13, struct file_clone_range)
 _NOT_OFFERED = {
     *(errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM, errno.ENOTTY),
@@ -42,9 +39,9 @@ _NOT_OFFERED = {
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """`length` bytes from `begin` of the open file `source`, for `position` of the target."""
+    """`length` bytes from `begin` of the file `source`, for `position` of the target."""
 
-    source: int
+    source: InputFile
     begin: int
     position: int
     length: int
@@ -70,7 +67,7 @@ def write_copies(
     """
     told = _Told(sum(shard.data_bytes for shard in shards), progress)
     shared = 0
-    with Sources() as sources:
+    with InputFiles() as sources:
         for shard in shards:
             with Target(folder / shard.file_name) as target:
                 parts = target.begin(shard, metadata, sources, told)
@@ -104,41 +101,13 @@ def _whole_tensors(
     return whole, rest
 
 
-def read_all(entry: TensorEntry) -> bytes:
-    """A tensor's bytes, for small tensors."""
-    with entry.file.open("rb") as stream:
-        stream.seek(entry.begin)
-        return stream.read(entry.bytes)
-
-
-class Sources:
-    """The files that are read, each opened once."""
-
-    def __init__(self) -> None:
-        self._opened: dict[Path, int] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for handle in self._opened.values():
-            os.close(handle)
-
-    def __getitem__(self, file: Path) -> int:
-        if file not in self._opened:
-            self._opened[file] = os.open(file, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        return self._opened[file]
-
-
 class Target:
     """A file that is being written: shared, past the page cache, or as the system can."""
 
     def __init__(self, file: Path) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
         self.handle = os.open(file, flags, 0o666)
-        self.direct = _open_direct(file, self.handle)
+        self.direct = open_direct(file) if _is_on_a_disk(self.handle) else None
         self._kernel_copies = self.direct is None and hasattr(os, "copy_file_range")
 
     def __enter__(self) -> Self:
@@ -151,7 +120,9 @@ class Target:
         if self.direct is not None:
             os.close(self.direct)
 
-    def begin(self, shard: Shard, metadata: Mapping[str, str], sources: Sources, told: "_Told") -> list[Part]:
+    def begin(
+        self, shard: Shard, metadata: Mapping[str, str], sources: InputFiles, told: "_Told"
+    ) -> list[Part]:
         """Writes the header and the constants and gives the file its length.
 
         Zeros are written by nobody: the file has holes there, which take no room.
@@ -191,7 +162,7 @@ class Target:
         """Copies the parts, several pieces at a time."""
 
         def work(pieces: Iterator[Part]) -> None:
-            buffer = _buffer()
+            buffer = memoryview(page_memory(_BUFFER_BYTES))
             for piece in pieces:
                 self._copy_piece(piece, buffer, self._by_kernel(piece) if self._kernel_copies else 0)
                 told.add(piece.length)
@@ -203,7 +174,7 @@ class Target:
         """Copies named parts, several at a time, and notes the digest of each under its name."""
 
         def work(share: Iterator[tuple[str, Part]]) -> None:
-            buffer = _buffer()
+            buffer = memoryview(page_memory(_BUFFER_BYTES))
             for name, part in share:
                 digest = hashlib.sha256()
                 for piece in _pieces(part, _BUFFER_BYTES):
@@ -219,12 +190,12 @@ class Target:
             length = min(len(buffer), piece.length - done)
             (step,) = piece.cut(done, done + length)
             with buffer[:length] as content:
-                read_at(step.source, content, step.begin)
+                step.source.read_into(content, step.begin)
                 self._write(content, step.position)
             done += length
 
     def _write(self, content: memoryview, position: int) -> None:
-        if self.direct is not None and position % _PAGE_BYTES == len(content) % _PAGE_BYTES == 0:
+        if self.direct is not None and position % PAGE_BYTES == len(content) % PAGE_BYTES == 0:
             try:
                 write_at(self.direct, content, position)
                 return
@@ -235,19 +206,21 @@ class Target:
 
     def _by_kernel(self, piece: Part) -> int:
         """How much of the piece copy_file_range copied; nothing where it is not offered."""
-        done = 0
+        source, done = piece.source.handle, 0
         try:
             while done < piece.length:
+                left = piece.length - done
                 step = os.copy_file_range(
-                    piece.source, self.handle, piece.length - done, piece.begin + done, piece.position + done
+                    source, self.handle, left, piece.begin + done, piece.position + done
                 )
                 if step == 0:
                     break
                 done += step
         except OSError as error:
-            if error.errno not in _NOT_OFFERED:
+            if error.errno in _NOT_OFFERED:
+                self._kernel_copies = False
+            elif error.errno != errno.EIO:  # whose fault that is, reading and writing the rest will tell
                 raise
-            self._kernel_copies = False
         return done
 
 
@@ -272,7 +245,7 @@ def share_range(target: int, part: Part) -> bool:
         import fcntl  # not on Windows
     except ImportError:
         return False
-    request = struct.pack("qQQQ", part.source, part.begin, part.length, part.position)
+    request = struct.pack("qQQQ", part.source.handle, part.begin, part.length, part.position)
     try:
         fcntl.ioctl(target, _FICLONERANGE, request)
     except OSError as error:
@@ -286,7 +259,7 @@ def can_share(source: Path, folder: Path) -> bool:
     """Whether files in `folder` can share the blocks of `source`; tried with one block."""
     trial = folder / "trial-of-sharing"
     try:
-        with Sources() as sources, Target(trial) as target:
+        with InputFiles() as sources, Target(trial) as target:
             if source.stat().st_size < BLOCK_BYTES or source.suffix == PICKLE_SUFFIX:
                 return False
             return share_range(target.handle, Part(sources[source], 0, 0, BLOCK_BYTES))
@@ -294,58 +267,15 @@ def can_share(source: Path, folder: Path) -> bool:
         trial.unlink(missing_ok=True)
 
 
-def read_at(source: int, buffer: memoryview, position: int) -> None:
-    """Fills the buffer from this place of the file; raises `CheckpointError` when the file ends before."""
-    done = 0
-    while done < len(buffer):
-        step = _read_some(source, buffer[done:], position + done)
-        if step == 0:
-            raise CheckpointError(f"A weight file ended {len(buffer) - done} bytes early while it was read.")
-        done += step
-
-
-def write_at(target: int, content: bytes | memoryview, position: int) -> None:
-    """Writes all of the content at this place of the file."""
-    view = memoryview(content)
-    done = 0
-    while done < len(view):
-        done += _write_some(target, view[done:], position + done)
-
-
-def _read_some(source: int, buffer: memoryview, position: int) -> int:
-    if hasattr(os, "preadv"):
-        return os.preadv(source, [buffer], position)
-    os.lseek(source, position, os.SEEK_SET)  # Windows: one thread, see `in_threads`
-    content = os.read(source, len(buffer))
-    buffer[: len(content)] = content
-    return len(content)
-
-
-def _write_some(target: int, content: memoryview, position: int) -> int:
-    if hasattr(os, "pwrite"):
-        return os.pwrite(target, content, position)
-    os.lseek(target, position, os.SEEK_SET)
-    return os.write(target, content)
-
-
-def _open_direct(file: Path, handle: int) -> int | None:
-    """The file opened past the page cache, where it lies on a disk of this machine."""
-    if not hasattr(os, "O_DIRECT") or os.major(os.fstat(handle).st_dev) == 0:
-        return None  # no block device: a network, memory or stacked file system
-    try:
-        return os.open(file, os.O_WRONLY | os.O_DIRECT)
-    except OSError:
-        return None
-
-
-def _buffer() -> memoryview:
-    return memoryview(mmap.mmap(-1, _BUFFER_BYTES))  # of whole pages, as O_DIRECT wants it
+def _is_on_a_disk(handle: int) -> bool:
+    """Whether a file lies on a block device, not on a network, memory or stacked file system."""
+    return hasattr(os, "major") and os.major(os.fstat(handle).st_dev) != 0
 
 
 def _pieces(part: Part, step: int) -> Iterator[Part]:
     """The part in pieces, of whole pages where it can be."""
-    first = min(-part.position % _PAGE_BYTES, part.length)
-    last = part.length - min((part.position + part.length) % _PAGE_BYTES, part.length - first)
+    first = min(-part.position % PAGE_BYTES, part.length)
+    last = part.length - min((part.position + part.length) % PAGE_BYTES, part.length - first)
     yield from part.cut(0, first)
     for begin in range(first, last, step):
         yield from part.cut(begin, min(begin + step, last))

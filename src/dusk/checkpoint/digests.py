@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dusk.checkpoint.copies import Sources, read_at
 from dusk.checkpoint.folder import Checkpoint
 from dusk.checkpoint.header import TensorEntry
 from dusk.checkpoint.manifest import MANIFEST_FILE
 from dusk.checkpoint.output import MARKER
+from dusk.checkpoint.positioned import InputFile, InputFiles
 from dusk.checkpoint.threads import in_threads
 
 _BUFFER_BYTES = 1 << 20
@@ -37,7 +37,7 @@ def folder_digests(
         "files": {
             name: _file_digest(file)
             for file in rest
-            if (name := str(file.relative_to(checkpoint.path))) not in weights | _FREE
+            if (name := file.relative_to(checkpoint.path).as_posix()) not in weights | _FREE
             and not name.endswith(".safetensors")
         },
     }
@@ -69,22 +69,22 @@ def _file_digest(file: Path) -> str:
 
 def _tensor_digests(tensors: Mapping[str, TensorEntry]) -> dict[str, str]:
     found: dict[str, str] = {}
-    with Sources() as sources:
-        handles = {entry.file: sources[entry.file] for entry in tensors.values()}
+    with InputFiles() as files:
+        opened = {entry.file: files[entry.file] for entry in tensors.values()}
 
         def work(share: Iterator[tuple[str, TensorEntry]]) -> None:
             buffer = memoryview(bytearray(_BUFFER_BYTES))
             for name, entry in share:
-                found[name] = _tensor_digest(handles[entry.file], entry, buffer)
+                found[name] = _tensor_digest(opened[entry.file], entry, buffer)
 
         in_threads(work, list(tensors.items()))
     return {name: found[name] for name in tensors}
 
 
-def _tensor_digest(handle: int, entry: TensorEntry, buffer: memoryview) -> str:
+def _tensor_digest(file: InputFile, entry: TensorEntry, buffer: memoryview) -> str:
     digest = hashlib.sha256()
     for begin in range(entry.begin, entry.end, len(buffer)):
         content = buffer[: min(len(buffer), entry.end - begin)]
-        read_at(handle, content, begin)
+        file.read_into(content, begin)
         digest.update(content)
     return digest.hexdigest()

@@ -21,7 +21,10 @@ _TRAILING_KEY = "num_nextn_predict_layers"
 _OTHER_TOWERS = ("vision", "visual", "image", "vit", "audio", "speech", "qformer")
 # What a stack's first layer computes for all of them (T5); the others have no place for it.
 _FIRST_LAYER_ONLY = "relative_attention_bias.weight"
-_NUMBERED = re.compile(r"(.+?)\.(\d+)\.(.+)")
+# Numbers as transformers writes them: others (07, other scripts' digits) name no layer.
+_NUMBER = r"(0|[1-9]\d{0,8})"
+_NUMBERED = re.compile(rf"(.+?)\.{_NUMBER}\.(.+)", re.ASCII)
+_BEGINS_NUMBERED = re.compile(rf"\.{_NUMBER}\.(.+)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,8 @@ class Layout:
         return layer == 0 or not rest.endswith(_FIRST_LAYER_ONLY)
 
     def _number(self, name: str) -> tuple[int | None, str]:
-        start = f"{self.prefix}."
-        number, _, rest = name.removeprefix(start).partition(".")
-        found = name.startswith(start) and number.isascii() and number.isdigit() and rest
-        return (int(number), rest) if found else (None, name)
+        found = name.startswith(self.prefix) and _BEGINS_NUMBERED.fullmatch(name, len(self.prefix))
+        return (int(found[1]), found[2]) if found else (None, name)
 
     def name(self, layer: int, rest: str) -> str:
         """The inverse of `split`."""
@@ -124,7 +125,8 @@ class _Count:
     def fits(self, prefix: str, numbers: set[int]) -> bool:
         if self.key in DECODER_COUNT_KEYS and "decoder" not in prefix:
             return False
-        return numbers in (set(range(self.layers)), set(range(self.layers + self.trailing)))
+        whole = max(numbers) == len(numbers) - 1  # not by a set of as many as the config claims
+        return whole and len(numbers) in (self.layers, self.layers + self.trailing)
 
 
 def _counts(config: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[_Count]:

@@ -1,5 +1,6 @@
 """`dusk.json`: what a folder was made from, how, and what came out. The model card is written from it."""
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,8 @@ from dusk.checkpoint.hub import stated_digest
 from dusk.errors import CheckpointError
 
 MANIFEST_FILE = "dusk.json"
+_MAPPINGS = ("layer_map", "settings", "versions", "results", "digests")
+_FIELDS = {"dusk", "command", "inputs", "lineage", *_MAPPINGS}
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,16 @@ class Manifest:
             **({"digests": dict(self.digests)} if self.digests else {}),
         }
 
+    def sealed(self, digests: Mapping[str, Mapping[str, str]]) -> Self:
+        """The manifest with these digests of the folder, and one of everything else that it says."""
+        return replace(self, digests={**digests, **self.own_digest()})
+
+    def own_digest(self) -> dict[str, dict[str, str]]:
+        """The SHA-256 (hex) of what it says besides digests, in the form of the folder's digests."""
+        said = {key: value for key, value in self.to_json().items() if key != "digests"}
+        text = json.dumps(said, sort_keys=True)
+        return {"manifest": {MANIFEST_FILE: hashlib.sha256(text.encode()).hexdigest()}}
+
 
 def write_manifest(folder: Path, manifest: Manifest) -> Path:
     """Writes `dusk.json`, whole or not at all."""
@@ -119,6 +132,9 @@ def read_manifest(folder: Path) -> Manifest | None:
     if not file.exists():
         return None
     data = read_json_object(file)
+    faulty = [key for key in _MAPPINGS if not isinstance(data.get(key) or {}, Mapping)]
+    if faulty:
+        raise CheckpointError(f"{file} is no manifest of dusk: its {', '.join(faulty)} is no object.")
     try:
         return Manifest(
             command=data["command"],
@@ -127,14 +143,20 @@ def read_manifest(folder: Path) -> Manifest | None:
                 for item in data["inputs"]
             ),
             layer_map=data.get("layer_map"),
-            settings=data.get("settings", {}),
-            versions=data.get("versions", {}),
-            results=data.get("results", {}),
-            lineage=tuple(data.get("lineage", ())),
-            digests=data.get("digests", {}),
+            settings=data.get("settings") or {},
+            versions=data.get("versions") or {},
+            results=data.get("results") or {},
+            lineage=tuple(dict(ancestor) for ancestor in data.get("lineage") or ()),
+            digests=data.get("digests") or {},
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{file} is no manifest of dusk: {error!r}.") from error
+
+
+def unknown_fields(folder: Path) -> list[str]:
+    """What the folder's manifest says under names that no manifest has."""
+    file = folder / MANIFEST_FILE
+    return sorted(read_json_object(file).keys() - _FIELDS) if file.exists() else []
 
 
 def ancestry(*folders: Path) -> tuple[Mapping[str, Any], ...]:

@@ -177,8 +177,10 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _sync(path: Path) -> None:
-    """Writes a file or folder through to the disk; file systems that cannot sync folders are let be."""
-    handle = os.open(path, os.O_RDONLY)
+    """Writes a file or folder through to the disk; systems that cannot sync folders are let be."""
+    if os.name == "nt" and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)  # Windows syncs what may be written
     try:
         os.fsync(handle)
     except OSError as error:

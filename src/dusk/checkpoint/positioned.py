@@ -1,4 +1,4 @@
-"""Files read and written at given places by several threads at a time, in large blocks.
+"""Files read and written at given places by several threads at a time.
 
 Writes go past the page cache where the system offers it (O_DIRECT): blocks that nobody reads again soon
 cost no copy in the kernel, push no input out of its memory, and are on the disk when they are written,
@@ -16,18 +16,18 @@ from typing import Self
 from dusk.errors import CheckpointError
 
 BLOCK_BYTES = 4 << 20
-_PAGE_BYTES = 4096  # what O_DIRECT wants places, lengths and memory to be multiples of
+PAGE_BYTES = 4096  # what O_DIRECT wants places, lengths and memory to be multiples of
 _DIRECT: int = getattr(os, "O_DIRECT", 0)
 _BINARY: int = getattr(os, "O_BINARY", 0)
 
 
 class InputFile:
-    """A file to read from; any number of threads at a time."""
+    """A file to read from; any number of threads at a time. `handle` is the system's number of it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
-        self._handle = os.open(path, os.O_RDONLY | _BINARY)
+        self.handle = os.open(path, os.O_RDONLY | _BINARY)
 
     def read_into(self, buffer: memoryview, position: int) -> None:
         """Fills the buffer from this position; raises `CheckpointError` where the file gives less."""
@@ -43,20 +43,41 @@ class InputFile:
     def announce(self, position: int, length: int) -> None:
         """Asks the system to read this range ahead; returns at once."""
         if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self._handle, position, length, os.POSIX_FADV_WILLNEED)
+            os.posix_fadvise(self.handle, position, length, os.POSIX_FADV_WILLNEED)
 
     def close(self) -> None:
         """Gives the file back."""
-        os.close(self._handle)
+        os.close(self.handle)
 
     def _read(self, buffer: memoryview, position: int) -> int:
         if hasattr(os, "preadv"):
-            return os.preadv(self._handle, [buffer], position)
+            return os.preadv(self.handle, [buffer], position)
         with self._lock:  # Windows reads at the file's own place only
-            os.lseek(self._handle, position, os.SEEK_SET)
-            data = os.read(self._handle, len(buffer))
+            os.lseek(self.handle, position, os.SEEK_SET)
+            data = os.read(self.handle, len(buffer))
         buffer[: len(data)] = data
         return len(data)
+
+
+class InputFiles:
+    """The files that are read, by their paths: each opened once, and all closed together."""
+
+    def __init__(self) -> None:
+        self._opened: dict[Path, InputFile] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for file in self._opened.values():
+            file.close()
+
+    def __getitem__(self, path: Path) -> InputFile:
+        if path not in self._opened:
+            self._opened[path] = InputFile(path)
+        return self._opened[path]
 
 
 class OutputFile:
@@ -68,8 +89,9 @@ class OutputFile:
     def __init__(self, path: Path, size_bytes: int) -> None:
         self.path, self.size_bytes = path, size_bytes
         self._lock = threading.Lock()
-        self._direct = bool(_DIRECT)
-        self._handle = self._open(os.O_CREAT | os.O_TRUNC)
+        direct = open_direct(path, os.O_CREAT | os.O_TRUNC)
+        self._direct = direct is not None
+        self._handle = self._open(os.O_CREAT | os.O_TRUNC) if direct is None else direct
 
     def __enter__(self) -> Self:
         return self
@@ -90,39 +112,46 @@ class OutputFile:
         """
         with self._lock:
             if self._direct:
-                rounded = -(-length // _PAGE_BYTES) * _PAGE_BYTES
+                rounded = -(-length // PAGE_BYTES) * PAGE_BYTES
                 try:
-                    self._write_all(block[:rounded], position)
+                    write_at(self._handle, block[:rounded], position)
                     return
                 except OSError as error:
-                    if error.errno != errno.EINVAL:
+                    if error.errno != errno.EINVAL:  # what the file system offered, but not for this block
                         raise
-                    self._reopen()
-            self._write_all(block[:length], position)
+                    self._direct = False
+                    os.close(self._handle)
+                    self._handle = self._open()
+            write_at(self._handle, block[:length], position)
 
-    def _open(self, flags: int) -> int:
-        if self._direct:
-            try:
-                return os.open(self.path, os.O_WRONLY | _DIRECT | flags, 0o666)
-            except OSError as error:
-                if error.errno not in {errno.EINVAL, errno.EOPNOTSUPP}:
-                    raise
-                self._direct = False
+    def _open(self, flags: int = 0) -> int:
         return os.open(self.path, os.O_WRONLY | _BINARY | flags, 0o666)
 
-    def _reopen(self) -> None:
-        """Without O_DIRECT, which the file system offered but does not hold for this block."""
-        self._direct = False
-        os.close(self._handle)
-        self._handle = self._open(0)
 
-    def _write_all(self, data: memoryview, position: int) -> None:
-        while data:
-            os.lseek(self._handle, position, os.SEEK_SET)
-            count = os.write(self._handle, data)
-            data, position = data[count:], position + count
+def open_direct(path: Path, flags: int = 0) -> int | None:
+    """The file opened for writing past the page cache; None where the system does not offer that."""
+    if not _DIRECT:
+        return None
+    try:
+        return os.open(path, os.O_WRONLY | _DIRECT | flags, 0o666)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.EOPNOTSUPP}:
+            raise
+        return None
 
 
-def block_memory() -> mmap.mmap:
-    """Memory for one block, aligned as `OutputFile.write` wants it."""
-    return mmap.mmap(-1, BLOCK_BYTES)
+def write_at(handle: int, content: bytes | memoryview, position: int) -> None:
+    """Writes all of the content at this place of an open file."""
+    rest = memoryview(content)
+    while rest:
+        if hasattr(os, "pwrite"):
+            count = os.pwrite(handle, rest, position)
+        else:  # Windows: one thread at a time, see `OutputFile.write` and `in_threads`
+            os.lseek(handle, position, os.SEEK_SET)
+            count = os.write(handle, rest)
+        rest, position = rest[count:], position + count
+
+
+def page_memory(size_bytes: int) -> mmap.mmap:
+    """Memory that begins with a page, as O_DIRECT wants it."""
+    return mmap.mmap(-1, size_bytes)

@@ -1,6 +1,6 @@
 """Is this folder a whole model? Structure and config against weights, and, if asked, a forward pass."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from dusk.checkpoint.digests import differences, folder_digests
 from dusk.checkpoint.expected import expected_tensors, has_redundant_head, misfits
 from dusk.checkpoint.folder import Checkpoint, open_checkpoint
 from dusk.checkpoint.hub import resolve
-from dusk.checkpoint.manifest import Manifest, read_manifest, write_manifest
+from dusk.checkpoint.manifest import Manifest, read_manifest, unknown_fields, write_manifest
 from dusk.errors import CheckpointError
 from dusk.skips import config_problems
 
@@ -65,7 +65,10 @@ def verify(model: str | Path, *, forward: bool = False, write: bool = False) -> 
     else:
         warnings.append("Names and shapes of this architecture are checked by a forward pass only.")
     if not problems:
-        problems += _digest_problems(checkpoint, checked, write=write)
+        try:
+            problems += _digest_problems(checkpoint, checked, write=write)
+        except CheckpointError as error:  # a disk that does not give the bytes
+            problems.append(error.message)
     if not forward or problems:
         return VerifyReport(str(path), tuple(checked), tuple(problems), tuple(warnings))
     from dusk.checkpoint.forward import forward_check  # lazy: torch and transformers
@@ -110,19 +113,21 @@ def _per_layer_problems(checkpoint: Checkpoint) -> list[str]:
 
 def _manifest_problems(checkpoint: Checkpoint) -> list[str]:
     manifest = read_manifest(checkpoint.path)
-    stated = manifest.layer_map["layers"] if manifest and manifest.layer_map else checkpoint.layout.layers
-    if stated != checkpoint.layout.layers:
-        return [f"dusk.json says {stated} layers, the model has {checkpoint.layout.layers}"]
-    return []
+    layers, problems = checkpoint.layout.layers, []
+    stated = manifest.layer_map.get("layers") if manifest and manifest.layer_map else layers
+    if stated != layers:
+        problems.append(f"dusk.json says {stated} layers, the model has {layers}")
+    unknown = unknown_fields(checkpoint.path)  # a damaged name would hide the digests
+    return problems + [f"dusk.json has {name!r}, which no manifest has" for name in unknown]
 
 
 def _digest_problems(checkpoint: Checkpoint, checked: list[str], *, write: bool) -> list[str]:
     manifest = read_manifest(checkpoint.path)
     if write:
-        made = replace(manifest or Manifest("verify"), digests=folder_digests(checkpoint))
+        made = (manifest or Manifest("verify")).sealed(folder_digests(checkpoint))
         write_manifest(checkpoint.path, made)
         checked.append("digests written")
     elif manifest and manifest.digests:
         checked.append("digests")
-        return differences(manifest.digests, folder_digests(checkpoint))
+        return differences(manifest.digests, folder_digests(checkpoint) | manifest.own_digest())
     return []

@@ -19,7 +19,7 @@ _AHEAD = 3  # tasks waiting for each lane: what is read ahead of the computation
 class Crew:
     """Tasks in their order, a bounded number at a time.
 
-    A task's failure is raised by the next call of `submit` or `drain`. Leaving the context drops the
+    A task's failure is raised by the next call of `submit`, `take` or `drain`. Leaving the context drops the
     tasks that have not begun and waits for those that have.
     """
 
@@ -39,20 +39,20 @@ class Crew:
     ) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def submit(self, work: Callable[[Lane], T], when_done: Callable[[T], None] | None = None) -> Future[T]:
+    def submit(self, work: Callable[[Lane], T], when_done: Callable[[T], None] | None = None) -> None:
         """Queues a task; `when_done` gets its result, in this thread, in the order of the tasks."""
         while len(self._waiting) >= self._most:
-            self._take()
+            self.take()
         future = self._pool.submit(lambda: work(self._lane()))
         self._waiting.append((future, when_done))
-        return future
 
     def drain(self) -> None:
         """Waits for every task."""
         while self._waiting:
-            self._take()
+            self.take()
 
-    def _take(self) -> None:
+    def take(self) -> None:
+        """Waits for the task that was queued first, and passes its result on."""
         future, when_done = self._waiting.popleft()
         result = future.result()
         if when_done:

@@ -31,6 +31,11 @@ def place_of(tensor: str, layout: Layout) -> float:
     return found[0] / (layout.layers - 1) if layout.layers > 1 else 1.0
 
 
+def told(values: Gradient) -> float | list[float]:
+    """As it is written down: one number, or the values over the depth."""
+    return values[0] if len(values) == 1 else list(values)
+
+
 def gradient(given: float | Sequence[float]) -> Gradient:
     """One value or several as a gradient."""
     return (float(given),) if isinstance(given, (int, float)) else tuple(map(float, given))

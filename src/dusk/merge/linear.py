@@ -17,7 +17,7 @@ import numpy as np
 from dusk.errors import SettingError
 from dusk.merge.floats import Array
 from dusk.merge.gradient import Gradient, at
-from dusk.merge.method import Chosen, Totals
+from dusk.merge.method import Chosen, Piece, Tensor, Totals, Unmeasured
 
 _LEAST_FLOAT32 = 2.0**-16  # the least bfloat16 times this is the least float32
 
@@ -43,6 +43,10 @@ def weighted_sum(tensors: Sequence[Array], weights: Sequence[float]) -> Array:
     return total
 
 
+def _sum_of_piece(piece: Piece, weights: Sequence[float]) -> Array:
+    return weighted_sum(piece.values, weights)
+
+
 def summed(weights: Sequence[float], *, is_linear: bool = False) -> Chosen:
     """The weighted sum, in float32 where one of bfloat16 is then rounded as from the exact sum.
 
@@ -52,23 +56,18 @@ def summed(weights: Sequence[float], *, is_linear: bool = False) -> Chosen:
     """
     felt = [abs(weight) for weight in weights if weight]
     powers = all(frexp(weight)[0] == 0.5 and _LEAST_FLOAT32 <= weight <= 1 for weight in felt)
-    return Chosen(partial(weighted_sum, weights=weights), is_linear, powers and len(felt) <= 2)
+    return Chosen(partial(_sum_of_piece, weights=weights), is_linear, powers and len(felt) <= 2)
 
 
 @dataclass(frozen=True)
-class Linear:
+class Linear(Unmeasured):
     """The mean with these weights, one gradient a model; divided by their sum at every place."""
 
     weights: tuple[Gradient, ...]
-    measures = False
 
-    def measure(self, values: Sequence[Array]) -> Totals:
-        """Nothing: the weights are known."""
-        raise NotImplementedError
-
-    def choose(self, place: float, totals: Totals | None) -> Chosen:
+    def choose(self, tensor: Tensor, totals: Sequence[Totals]) -> Chosen:
         """The weights at this place."""
-        return summed(normalised([at(w, place) for w in self.weights]))
+        return summed(normalised([at(w, tensor.place) for w in self.weights]))
 
     def settings(self) -> dict[str, Any]:
         """The weights as they apply: divided by their sum where they do not change with depth."""

@@ -1,6 +1,6 @@
 """What a merge method is to the runner: what it has to know of a tensor, and how it then combines it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -9,9 +9,37 @@ from numpy.typing import NDArray
 
 from dusk.merge.floats import Array
 
-Totals = NDArray[np.float64]
-Combine = Callable[[Sequence[Array]], Array]
-"""From the values of one piece in each model to the merged ones; overwrites what it is given."""
+Totals = NDArray[Any]
+
+_SLICE_ELEMENTS = 1 << 13
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """What is known of a tensor before it is read; `place` is its layer's in the depth, 0 to 1."""
+
+    name: str
+    elements: int
+    place: float
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Elements `begin` to `begin + count` of one tensor in every model.
+
+    `values` are of one shape and in one order: float64, or float32 where that was asked for. Where all models
+    store bfloat16 they are `paired`: (2, words), elements of even places, then of odd ones; a zero that belongs
+    to no element may then come last. The arrays are overwritten when the next piece is read.
+    """
+
+    begin: int
+    count: int
+    values: list[Array]
+    paired: bool
+
+
+Combine = Callable[[Piece], Array]
+"""From one piece in each model to the merged values; overwrites what it is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +58,33 @@ class Method(Protocol):
     """A merge method with its settings."""
 
     @property
-    def measures(self) -> bool:
-        """Whether `choose` needs the totals of `measure`: a pass over the tensor of its own."""
+    def passes(self) -> int:
+        """How often a tensor is measured before it is combined, each time by a pass of its own."""
 
-    def measure(self, values: Sequence[Array]) -> Totals:
-        """What adds up over the pieces of a tensor."""
+    def measure(self, values: Sequence[Array], tensor: Tensor, earlier: Sequence[Totals]) -> Totals:
+        """What adds up over the pieces of a tensor, in the pass after those with these totals."""
 
-    def choose(self, place: float, totals: Totals | None) -> Chosen:
-        """How to combine a tensor at this place of the depth (0 to 1), with these totals."""
+    def choose(self, tensor: Tensor, totals: Sequence[Totals]) -> Chosen:
+        """How to combine a tensor with the totals of every pass."""
 
     def settings(self) -> dict[str, Any]:
         """What `dusk.json` says of it: the method's name and its settings."""
+
+
+class Unmeasured:
+    """A method that needs to know nothing of a tensor's values."""
+
+    passes = 0
+
+    def measure(self, values: Sequence[Array], tensor: Tensor, earlier: Sequence[Totals]) -> Totals:
+        """Never called."""
+        raise NotImplementedError
+
+
+def slices(size: int) -> Iterator[slice]:
+    """The slices of arrays so short that what is computed on the way costs no new pages of memory."""
+    for begin in range(0, size, _SLICE_ELEMENTS):
+        yield slice(begin, begin + _SLICE_ELEMENTS)
 
 
 def added(totals: Sequence[Totals]) -> Totals:

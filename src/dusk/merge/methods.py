@@ -5,14 +5,21 @@ from dataclasses import dataclass
 from math import isfinite
 
 from dusk.errors import SettingError
+from dusk.merge.dare import Dare
 from dusk.merge.gradient import Gradient, at, gradient
 from dusk.merge.linear import Linear, normalised
 from dusk.merge.method import Method
+from dusk.merge.model_stock import ModelStock
 from dusk.merge.slerp import Slerp
 from dusk.merge.task_arithmetic import TaskArithmetic
+from dusk.merge.ties import Ties
 
 DEFAULT_METHOD = "linear"
 DEFAULT_T = 0.5
+DEFAULT_SEED = 0
+TIES_DENSITY = 0.2  # TIES keeps the top 20 % where nothing is known (section 4)
+DARE_DENSITY = 0.1  # DARE drops 90 % without a loss (section 4.2)
+TIES_SCALING = 1.0
 
 Setting = float | Sequence[float]
 
@@ -25,6 +32,17 @@ class Given:
     base_model: bool
     weights: Sequence[Setting] | None
     t: Setting | None
+    density: Setting | None
+    scaling: float | None
+    seed: int | None
+
+    def said(self) -> list[str]:
+        """The names of the settings that the user gave."""
+        return [
+            name
+            for name, value in vars(self).items()
+            if name != "count" and value is not None and value is not False
+        ]
 
 
 def _linear(given: Given) -> Linear:
@@ -54,6 +72,25 @@ def _task_arithmetic(given: Given) -> TaskArithmetic:
     return TaskArithmetic(_weights(given))
 
 
+def _ties(given: Given) -> Ties:
+    weights = _weights(given, default=1.0)
+    if any(value < 0 for weight in weights for value in weight):
+        raise SettingError("TIES elects signs: its weights cannot be negative.")
+    scaling = TIES_SCALING if given.scaling is None else given.scaling
+    if not isfinite(scaling):
+        raise SettingError(f"`scaling` is {scaling}; it has to be a finite number.")
+    return Ties(weights, _density(given, TIES_DENSITY), scaling)
+
+
+def _dare(given: Given) -> Dare:
+    seed = DEFAULT_SEED if given.seed is None else given.seed
+    return Dare(_weights(given), _density(given, DARE_DENSITY), seed)
+
+
+def _model_stock(given: Given) -> ModelStock:
+    return ModelStock()
+
+
 @dataclass(frozen=True)
 class _Row:
     make: Callable[[Given], Method]
@@ -65,6 +102,9 @@ METHODS: dict[str, _Row] = {
     "linear": _Row(_linear, ("weights",)),
     "slerp": _Row(_slerp, ("t",)),
     "task-arithmetic": _Row(_task_arithmetic, ("weights", "base_model"), fewest_models=1),
+    "ties": _Row(_ties, ("weights", "density", "scaling", "base_model")),
+    "dare": _Row(_dare, ("weights", "density", "seed", "base_model"), fewest_models=1),
+    "model-stock": _Row(_model_stock, ("base_model",)),
 }
 
 
@@ -77,8 +117,7 @@ def choose_method(name: str, given: Given) -> Method:
     row = METHODS[name]
     if given.count < row.fewest_models:
         raise SettingError(f"A merge needs at least two models; {given.count} given.")
-    said = {"weights": given.weights is not None, "t": given.t is not None, "base_model": given.base_model}
-    for setting in [setting for setting, is_said in said.items() if is_said]:
+    for setting in given.said():
         if setting not in row.settings:
             takers = ", ".join(other for other, one in METHODS.items() if setting in one.settings)
             raise SettingError(f"`{setting}` belongs to {takers}; {name} has {' and '.join(row.settings)}.")
@@ -103,6 +142,16 @@ def _weights(given: Given, default: float | None = None) -> tuple[Gradient, ...]
             f"{len(given.weights)} weights for {given.count} models.", remedy="Give one for each."
         )
     return tuple(_gradient("weights", weight) for weight in given.weights)
+
+
+def _density(given: Given, default: float) -> Gradient:
+    density = _gradient("density", default if given.density is None else given.density)
+    if not all(0 < value <= 1 for value in density):
+        shown = ", ".join(f"{value:g}" for value in density)
+        raise SettingError(
+            f"`density` is {shown}; it is the share of each difference that stays, above 0 and at most 1."
+        )
+    return density
 
 
 def _gradient(name: str, value: Setting) -> Gradient:

@@ -4,15 +4,15 @@ A piece is small enough that what is done to it finds it in the processor's cach
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dusk.checkpoint import TensorEntry
-from dusk.checkpoint.positioned import InputFile, block_memory
+from dusk.checkpoint.positioned import BLOCK_BYTES, InputFile, page_memory
 from dusk.merge.floats import STORED, Array, all_finite, decode, decode_pairs, encode, encode_pairs
+from dusk.merge.method import Piece
 
 PIECE_ELEMENTS = 1 << 17
 _WIDEST_BYTES = 8
@@ -21,27 +21,12 @@ Files = Mapping[Path, InputFile]
 Bytes = NDArray[np.uint8]
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Elements `begin` to `begin + count` of one tensor in every model.
-
-    `values` are of one shape and in one order: float64, or float32 where that was asked for. Where all models
-    store bfloat16 they are `paired`, in the order of `decode_pairs`; a zero that belongs to no element may
-    then come last. The arrays are overwritten when the next piece is read.
-    """
-
-    begin: int
-    count: int
-    values: list[Array]
-    paired: bool
-
-
 class Lane:
     """What one thread works with: memory for a piece of each model, and for a block of the output."""
 
     def __init__(self, models: int, files: Files) -> None:
         self.files = files
-        self.block = block_memory()
+        self.block = page_memory(BLOCK_BYTES)
         self.block_bytes: Bytes = np.frombuffer(self.block, np.uint8)
         self.raw_bytes = PIECE_ELEMENTS * _WIDEST_BYTES
         self._stored = np.empty((models, self.raw_bytes), np.uint8)  # what stays untouched takes no memory

@@ -63,6 +63,9 @@ def merge(
     method: str = DEFAULT_METHOD,
     weights: Sequence[Setting] | None = None,
     t: Setting | None = None,
+    density: Setting | None = None,
+    scaling: float | None = None,
+    seed: int | None = None,
     base_model: str | Path | None = None,
     progress: Progress | None = None,
 ) -> MergeReport:
@@ -71,7 +74,11 @@ def merge(
     `linear`: the mean with `weights` (equal unless told; divided by their sum), of two or more models.
     `slerp`: the point `t` (0.5 unless told) of the arc from the first model to the second, tensor by
     tensor. `task-arithmetic`: `weights` times the models' differences from `base_model`, added to it.
-    `t` and each weight may be several values, which then stand at equal distances over the depth.
+    `ties`: of each difference the share `density` (0.2 unless told) that is largest; of those the mean of the
+    elected sign, times `scaling` (1), added to the base. `dare`: of each difference the share `density` (0.1)
+    drawn by `seed` (0), enlarged to make up for the rest, times `weights`. `model-stock`: between base and mean,
+    by the angles of the differences. `t`, `density` and each weight may be several values, which then stand at
+    equal distances over the depth.
 
     Config, tokenizer and types are those of the first model. Every stored value is the nearest to the sum in
     float64, ties to even; memory does not depend on the models' size.
@@ -81,7 +88,9 @@ def merge(
     """
     begin = time.perf_counter()
     refuse_existing(Path(out))
-    chosen = choose_method(method, Given(len(models), base_model is not None, weights, t))
+    chosen = choose_method(
+        method, Given(len(models), base_model is not None, weights, t, density, scaling, seed)
+    )
     opened = [open_checkpoint(model) for model in [*models, *([base_model] if base_model else [])]]
     for checkpoint in opened:
         require_fit(checkpoint)

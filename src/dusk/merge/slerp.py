@@ -15,9 +15,9 @@ from math import acos, sin, sqrt
 from typing import Any
 
 from dusk.merge.floats import Array
-from dusk.merge.gradient import Gradient, at
+from dusk.merge.gradient import Gradient, at, told
 from dusk.merge.linear import summed
-from dusk.merge.method import Chosen, Totals
+from dusk.merge.method import Chosen, Tensor, Totals
 from dusk.merge.products import gram
 
 _PARALLEL = 0.9995
@@ -51,19 +51,19 @@ class Slerp:
     """The point `t` of the arc from the first model to the second, tensor by tensor."""
 
     t: Gradient
-    measures = True
+    passes = 1
 
-    def measure(self, values: Sequence[Array]) -> Totals:
+    def measure(self, values: Sequence[Array], tensor: Tensor, earlier: Sequence[Totals]) -> Totals:
         """Their dot products with each other and themselves."""
         return gram(values)
 
-    def choose(self, place: float, totals: Totals | None) -> Chosen:
+    def choose(self, tensor: Tensor, totals: Sequence[Totals]) -> Chosen:
         """The weighted sum with the arc's factors."""
-        assert totals is not None
-        lengths = sqrt(totals[0, 0]), sqrt(totals[1, 1])
-        factors = slerp_weights(at(self.t, place), float(totals[0, 1]), *lengths)
+        (products,) = totals
+        lengths = sqrt(products[0, 0]), sqrt(products[1, 1])
+        factors = slerp_weights(at(self.t, tensor.place), float(products[0, 1]), *lengths)
         return summed((factors.first, factors.second), is_linear=factors.is_linear)
 
     def settings(self) -> dict[str, Any]:
         """`t`: one number, or the values over the depth."""
-        return {"method": "slerp", "t": self.t[0] if len(self.t) == 1 else list(self.t)}
+        return {"method": "slerp", "t": told(self.t)}

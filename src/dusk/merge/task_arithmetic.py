@@ -9,29 +9,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dusk.merge.floats import Array
-from dusk.merge.gradient import Gradient, at
+from dusk.merge.gradient import Gradient, at, told
 from dusk.merge.linear import summed
-from dusk.merge.method import Chosen, Totals
+from dusk.merge.method import Chosen, Tensor, Totals, Unmeasured
 
 
 @dataclass(frozen=True)
-class TaskArithmetic:
+class TaskArithmetic(Unmeasured):
     """The scale of each task vector, one gradient a model; the base is the last of the tensors."""
 
     weights: tuple[Gradient, ...]
-    measures = False
 
-    def measure(self, values: Sequence[Array]) -> Totals:
-        """Nothing: the weights are known."""
-        raise NotImplementedError
-
-    def choose(self, place: float, totals: Totals | None) -> Chosen:
+    def choose(self, tensor: Tensor, totals: Sequence[Totals]) -> Chosen:
         """The weights at this place, and what is left for the base."""
-        weights = [at(weight, place) for weight in self.weights]
+        weights = [at(weight, tensor.place) for weight in self.weights]
         return summed((*weights, 1 - sum(weights)))
 
     def settings(self) -> dict[str, Any]:
         """The weights: a number a model, or its values over the depth."""
-        told = [weight[0] if len(weight) == 1 else list(weight) for weight in self.weights]
-        return {"method": "task-arithmetic", "weights": told}
+        return {"method": "task-arithmetic", "weights": [told(weight) for weight in self.weights]}

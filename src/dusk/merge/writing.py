@@ -1,8 +1,7 @@
 """The merged files written: blocks of the output filled by a crew, each tensor measured before where needed."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -11,23 +10,43 @@ from pathlib import Path
 import numpy as np
 
 from dusk.checkpoint import Checkpoint, NewTensor, Progress, Shard, TensorEntry, write_index
-from dusk.checkpoint.positioned import BLOCK_BYTES, InputFile, OutputFile
+from dusk.checkpoint.positioned import BLOCK_BYTES, InputFiles, OutputFile
 from dusk.errors import CheckpointError
 from dusk.merge.blocks import Block, Part, cut
 from dusk.merge.crew import Crew
 from dusk.merge.floats import STORED
 from dusk.merge.gradient import place_of
-from dusk.merge.method import Chosen, Method, Totals, added
+from dusk.merge.method import Chosen, Method, Tensor, Totals, added
 from dusk.merge.pieces import Bytes, Files, Lane
 
 _TASK_ELEMENTS = 1 << 20  # of one tensor, measured by one task
 _MEASURED_AHEAD_BYTES = 8 * BLOCK_BYTES
+_MEASURED_AHEAD = 16  # tensors: each has totals in memory, however small it is
 
 
 @dataclass(frozen=True, slots=True)
 class _Filled:
     length: int
     not_finite: tuple[str, ...]
+
+
+class _Measured:
+    """A tensor with the totals of the passes over it; the last are complete when no part is left."""
+
+    def __init__(
+        self, new: NewTensor, tensor: Tensor, parts: int = 0, earlier: Sequence[Totals] = ()
+    ) -> None:
+        self.new, self.tensor, self.parts_left, self.earlier = new, tensor, parts, earlier
+        self._sum: Totals | None = None
+
+    @property
+    def totals(self) -> Sequence[Totals]:
+        return self.earlier if self._sum is None else (*self.earlier, self._sum)
+
+    def add(self, totals: Totals) -> None:
+        """Called in the order of the parts, so that threads change nothing."""
+        self._sum = totals if self._sum is None else self._sum + totals
+        self.parts_left -= 1
 
 
 class MergedFiles:
@@ -50,8 +69,8 @@ class MergedFiles:
     def write(self, folder: Path) -> None:
         """Writes every shard and the index. Outputs close after the crew has ended, come what may."""
         metadata = self.models[0].headers[0].metadata
-        with ExitStack() as stack:
-            files = self._open_inputs(stack)
+        with InputFiles() as opened:
+            files = {path: opened[path] for path in self._input_paths()}
             headers = [shard.header(metadata) for shard in self.shards]
             crew = Crew(partial(Lane, len(self.models), files))
             with ExitStack() as outputs, crew:
@@ -64,33 +83,29 @@ class MergedFiles:
                 crew.drain()
         write_index(folder, self.shards)
 
-    def _open_inputs(self, stack: ExitStack) -> Files:
-        files = {}
-        for path in {entry.file for model in self.models for entry in model.tensors.values()}:
-            files[path] = InputFile(path)
-            stack.callback(files[path].close)
-        return files
+    def _input_paths(self) -> set[Path]:
+        return {entry.file for model in self.models for entry in model.tensors.values()}
 
     def _submit(
         self,
         block: Block,
         target: OutputFile,
         crew: Crew,
-        measured: Iterator[tuple[NewTensor, Totals | None]],
+        measured: Iterator[_Measured],
         files: Files,
     ) -> None:
         for part in block.parts:
             while part.tensor.name not in self._chosen and part.tensor.dtype in STORED:
-                self._choose(*next(measured))
-            if not self.method.measures:
+                self._choose(next(measured))
+            if not self.method.passes:
                 self._announce(part.tensor, part.begin, part.end, files)
         crew.submit(partial(self._fill, block, target), self._take)
 
-    def _choose(self, tensor: NewTensor, totals: Totals | None) -> None:
-        place = place_of(tensor.name, self.models[0].layout)
-        self._chosen[tensor.name] = chosen = self.method.choose(place, totals)
+    def _choose(self, measured: _Measured) -> None:
+        name = measured.tensor.name
+        self._chosen[name] = chosen = self.method.choose(measured.tensor, measured.totals)
         if chosen.is_linear:
-            self.linear.append(tensor.name)
+            self.linear.append(name)
 
     def _take(self, filled: _Filled) -> None:
         self._done_bytes += filled.length
@@ -98,36 +113,55 @@ class MergedFiles:
         if self.progress:
             self.progress(self._done_bytes, self._total_bytes)
 
-    def _measured(self, crew: Crew, files: Files) -> Iterator[tuple[NewTensor, Totals | None]]:
-        """The tensors in their order with their totals; some are always being measured ahead."""
-        tensors = (tensor for shard in self.shards for tensor in shard.tensors if tensor.dtype in STORED)
-        if not self.method.measures:
-            yield from ((tensor, None) for tensor in tensors)
-            return
-        ahead: deque[tuple[NewTensor, list[Future[Totals]]]] = deque()
+    def _measured(self, crew: Crew, files: Files) -> Iterator[_Measured]:
+        """The tensors in their order with the totals of every pass of the method."""
+        layout = self.models[0].layout
+        measured: Iterator[_Measured] = (
+            _Measured(new, Tensor(new.name, self._entries(new)[0].elements, place_of(new.name, layout)))
+            for shard in self.shards
+            for new in shard.tensors
+            if new.dtype in STORED and new.bytes
+        )
+        for _ in range(self.method.passes):
+            measured = self._another_pass(measured, crew, files)
+        return measured
+
+    def _another_pass(self, before: Iterable[_Measured], crew: Crew, files: Files) -> Iterator[_Measured]:
+        """The same tensors with the totals of one more pass; some are always being measured ahead."""
+        ahead: deque[_Measured] = deque()
         waiting_bytes = 0
-        for tensor in tensors:
-            self._announce(tensor, 0, tensor.bytes, files)
-            ahead.append((tensor, self._measure(tensor, crew)))
-            waiting_bytes += tensor.bytes
-            while waiting_bytes - ahead[0][0].bytes > _MEASURED_AHEAD_BYTES:
-                waiting_bytes -= ahead[0][0].bytes
-                yield _totalled(*ahead.popleft())
+
+        def first() -> _Measured:
+            while ahead[0].parts_left:
+                crew.take()
+            return ahead.popleft()
+
+        for measured in before:
+            self._announce(measured.new, 0, measured.new.bytes, files)
+            ahead.append(self._measure(measured, crew))
+            waiting_bytes += measured.new.bytes
+            while len(ahead) > _MEASURED_AHEAD or waiting_bytes - ahead[0].new.bytes > _MEASURED_AHEAD_BYTES:
+                waiting_bytes -= ahead[0].new.bytes
+                yield first()
         while ahead:
-            yield _totalled(*ahead.popleft())
+            yield first()
 
-    def _measure(self, tensor: NewTensor, crew: Crew) -> list[Future[Totals]]:
-        entries = self._entries(tensor)
-        elements = entries[0].elements
-        return [
-            crew.submit(partial(self._measure_part, entries, begin, min(begin + _TASK_ELEMENTS, elements)))
-            for begin in range(0, elements, _TASK_ELEMENTS)
-        ]
+    def _measure(self, before: _Measured, crew: Crew) -> _Measured:
+        tensor, entries = before.tensor, self._entries(before.new)
+        parts = range(0, tensor.elements, _TASK_ELEMENTS)
+        measured = _Measured(before.new, tensor, len(parts), before.totals)
+        for begin in parts:
+            end = min(begin + _TASK_ELEMENTS, tensor.elements)
+            crew.submit(partial(self._measure_part, measured, entries, begin, end), measured.add)
+        return measured
 
-    def _measure_part(self, entries: Sequence[TensorEntry], begin: int, end: int, lane: Lane) -> Totals:
+    def _measure_part(
+        self, measured: _Measured, entries: Sequence[TensorEntry], begin: int, end: int, lane: Lane
+    ) -> Totals:
         with np.errstate(all="ignore"):
             found = [
-                self.method.measure(piece.values) for piece in lane.pieces(entries, begin, end, narrow=True)
+                self.method.measure(piece.values, measured.tensor, measured.earlier)
+                for piece in lane.pieces(entries, begin, end, narrow=True)
             ]
         return added(found)
 
@@ -155,7 +189,7 @@ class MergedFiles:
         for piece in pieces:
             start = (piece.begin - first) * size
             target = out[start : start + piece.count * size]
-            finite &= lane.store(piece, chosen.combine(piece.values), dtype, target)
+            finite &= lane.store(piece, chosen.combine(piece), dtype, target)
         return finite
 
     def _copy_equal(self, part: Part, lane: Lane, out: Bytes) -> None:
@@ -177,8 +211,3 @@ class MergedFiles:
             scale = entry.bytes / max(tensor.bytes, 1)
             first, last = int(begin * scale), int(end * scale)
             files[entry.file].announce(entry.begin + first, last - first)
-
-
-def _totalled(tensor: NewTensor, parts: Sequence[Future[Totals]]) -> tuple[NewTensor, Totals]:
-    """Added in the order of the parts, so that threads change nothing."""
-    return tensor, added([part.result() for part in parts])

@@ -145,7 +145,7 @@ class _Reading:
         keys = _keys(schema)
         of_kind = {} if name in self.folders else defaults.get(kind, {})
         values = {key: value for key, value in of_kind.items() if key in keys} | given
-        if "seed" in keys and isinstance(seed, int) and not isinstance(seed, bool):
+        if schema.draws(values) and isinstance(seed, int) and not isinstance(seed, bool):
             values.setdefault("seed", derived_seed(seed, kind))
         try:
             return schema.model_validate(self._resolved(name, schema, values))

@@ -5,6 +5,7 @@ the function. Field descriptions are also the help texts of the command line's f
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
@@ -75,6 +76,11 @@ class StageSettings(BaseModel):
     def shown(self) -> dict[str, Any]:
         """The settings with the label, as the resolved recipe and run.json have them."""
         return ({"label": self.label} if self.label else {}) | self.given()
+
+    @classmethod
+    def draws(cls, values: Mapping[str, Any]) -> bool:
+        """Whether a stage of these settings draws at random, so that the recipe's seed is its, too."""
+        return "seed" in cls.model_fields
 
     @classmethod
     def keywords(cls) -> list[str]:

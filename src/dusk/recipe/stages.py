@@ -4,7 +4,8 @@ They are also what the command line's flags are made of. Ranges are checked here
 what a setting does, and its default, stands with the library function.
 """
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -249,14 +250,28 @@ class MergeStage(StageSettings):
     """One model of several: their average, or the point between two on the sphere."""
 
     models: list[Model] = Field(min_length=1, description="the models to merge")
-    method: Literal["linear", "slerp", "task-arithmetic"] | None = Field(None, description="how [linear]")
+    method: Literal["linear", "slerp", "task-arithmetic", "ties", "dare", "model-stock"] | None = Field(
+        None, description="how [linear]"
+    )
     weights: list[OverDepth] | None = Field(
         None, description="weight of each model, such as 0.4,0.6; 0:1 goes from 0 to 1 over the depth"
     )
     t: OverDepth | None = Field(
         None, description="slerp: from the first model (0) to the second (1); 0,0.5,1 over the depth [0.5]"
     )
-    base_model: Model | None = Field(None, description="what the models were tuned from (task-arithmetic)")
+    density: OverDepth | None = Field(
+        None, description="ties, dare: share of each difference that stays [0.2, 0.1]"
+    )
+    scaling: float | None = Field(None, description="ties: factor of the merged difference [1]")
+    seed: Seed | None = Field(None, description="dare: seed of what is dropped [0]")
+    base_model: Model | None = Field(
+        None, description="what the models were tuned from (all but linear and slerp)"
+    )
+
+    @classmethod
+    def draws(cls, values: Mapping[str, Any]) -> bool:
+        """Only DARE does."""
+        return values.get("method") == "dare"
 
 
 class EvaluateStage(StageSettings):

@@ -25,9 +25,10 @@ def sweeps_of(run: Run, evaluations: Sequence[Evaluation]) -> tuple[Chart, ...]:
 
 def weight_of_second(stage: Stage) -> float | None:
     """The second model's share of a merge of two; None where it differs over the depth, or is no such merge."""
-    if stage.kind != "merge" or len(stage.parents) != 2 or stage.settings.get("method") == "task-arithmetic":
+    method = stage.settings.get("method") or "linear"
+    if stage.kind != "merge" or len(stage.parents) != 2 or method not in ("linear", "slerp"):
         return None
-    if stage.settings.get("method") == "slerp":
+    if method == "slerp":
         return finite(stage.settings.get("t", 0.5))
     weights = stage.settings.get("weights") or [0.5, 0.5]
     first, second = (finite(weight) for weight in weights) if len(weights) == 2 else (None, None)

@@ -250,7 +250,7 @@ def _write(plan: _Plan, out: Path, progress: Progress | None, *, digest: bool) -
         manifest = plan.manifest(shared_bytes)
         if digests is not None:
             written = open_checkpoint(folder.path)
-            manifest = replace(manifest, digests=folder_digests(written, known=digests))
+            manifest = manifest.sealed(folder_digests(written, known=digests))
         write_manifest(folder.path, manifest)
         write_card(folder.path)
         folder.commit()
