@@ -27,7 +27,7 @@ import numpy as np
 from dusk.data.benchmarks import Item, read_benchmark, row_texts
 from dusk.data.collect import collect
 from dusk.data.fields import RowError, UnwantedError
-from dusk.data.gram_index import GramIndex, Hit, joined, whole_prompts, write_index
+from dusk.data.gram_index import GramIndex, Hit, whole_prompts, write_index
 from dusk.data.hub import data_files
 from dusk.data.kinds import KINDS, fault
 from dusk.data.matches import Match, Ruling, excerpt
@@ -217,14 +217,12 @@ class OverlapJudge(Judge):
             by_text.setdefault(hit.text, []).append(hit)
         found = {place: matches(hits, self.loaded, self.rule) for place, hits in by_text.items()}
         short = [place for place, question in enumerate(questions) if 0 < len(question) <= _SHORT_CHARACTERS]
-        words = words_of([questions[place] for place in short])
-        for number, place in enumerate(short):
-            prompt = joined(words, number)
-            known = {match.item for match in found.get(place, ())}
-            same = [item for item in self.loaded.same_prompts(prompt) if item not in known]
-            found.setdefault(place, []).extend(
-                Match(*self.loaded.place(item), item, 1.0, prompt, (-1 - same[0],)) for item in same
-            )
+        asked = words_of([questions[place] for place in short])
+        for number, prompt, items in self.loaded.same_prompts(asked):
+            own = found.setdefault(short[number], [])
+            known = {match.item for match in own}
+            same = [item for item in items if item not in known]
+            own += (Match(*self.loaded.place(item), item, 1.0, prompt, (-1 - same[0],)) for item in same)
         return {place: matched for place, matched in found.items() if matched}
 
 

@@ -52,6 +52,14 @@ def joined(words: Words, text: int) -> str:
     return b" ".join(words.of(text)).decode()
 
 
+def word_sums(words: Words) -> Hashes:
+    """The sum of the words' hashes of each text, modulo 2**64: the same for texts of the same words."""
+    sums = np.zeros(len(words.hashes) + 1, np.uint64)
+    np.cumsum(words.hashes, out=sums[1:])
+    found: Hashes = np.diff(sums[words.first])
+    return found
+
+
 def write_index(
     folder: Path, items: Sequence[Item], lengths: Mapping[str, int], *, prompts_only: bool
 ) -> None:
@@ -106,6 +114,7 @@ class GramIndex:
         self._whole: dict[str, list[int]] = {}
         for item, prompt in told["whole"].items():
             self._whole.setdefault(prompt, []).append(int(item))
+        self._whole_sums = word_sums(words_of(list(self._whole)))
         names = ("items", "texts", "ends")
         self._items, self._texts, self._ends = (np.load(folder / f"{n}.npy", mmap_mode="r") for n in names)
         lengths = sorted(int(entry.name) for entry in folder.iterdir() if entry.is_dir())
@@ -128,9 +137,12 @@ class GramIndex:
             self._words[item] = words_of([text]).of(0)
         return self._words[item]
 
-    def same_prompts(self, prompt: str) -> list[int]:
-        """The items, shorter than a run, whose prompt is these words with blanks between them."""
-        return self._whole.get(prompt, [])
+    def same_prompts(self, words: Words) -> Iterator[tuple[int, str, list[int]]]:
+        """Of each text that is the prompt of items, and shorter than a run: its number, its words, the items."""
+        for text in np.flatnonzero(np.isin(word_sums(words), self._whole_sums)).tolist():
+            prompt = joined(words, text)
+            if prompt in self._whole:
+                yield text, prompt, self._whole[prompt]
 
     def hits(self, words: Words) -> Iterator[Hit]:
         """All passages that texts and items share, text by text for each length of run."""

@@ -4,6 +4,7 @@ A unit of a plain file is a stretch of whole lines, of a parquet file some row g
 all of it. Which units there are depends on the files alone, not on who reads them.
 """
 
+import io
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -46,7 +47,7 @@ class Unit:
                 lines: Iterable[bytes] = stream
                 if self.end is not None:
                     stream.seek(self.begin)
-                    lines = _until(stream, self.end - self.begin)
+                    lines = io.BytesIO(stream.read(self.end - self.begin))
                 yield from numbered_lines(lines, first=self.first, last=self.last)
 
     def to_json(self) -> dict[str, Any]:
@@ -108,15 +109,6 @@ def _groups(file: Path) -> Iterator[tuple[Path, int, int, int | None, bool, int]
         if size >= UNIT_BYTES or group == metadata.num_row_groups - 1:
             yield file, first, begin, group + 1, group == metadata.num_row_groups - 1, size
             begin, first, rows, size = group + 1, first + rows, 0, 0
-
-
-def _until(stream: Iterable[bytes], size: int) -> Iterator[bytes]:
-    """Lines until their bytes are so many."""
-    for line in stream:
-        yield line
-        size -= len(line)
-        if size <= 0:
-            return
 
 
 def in_batches(rows: Iterator[tuple[int, Stored]], size: int) -> Iterator[list[tuple[int, Stored]]]:
