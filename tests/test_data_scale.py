@@ -100,7 +100,7 @@ def documents() -> bytes:
     if DATA and not SHORT:
         names = ("text_wikipedia", "text_c4", "text_openstax")
         files = [Path(DATA) / name / "train.jsonl.gz" for name in names]
-        lines = (line for file in files for line in gzip.open(file))
+        lines = (line for file in files for line in gzip.decompress(file.read_bytes()).splitlines())
         texts = (json.loads(line)["text"] for line in lines)
     else:
         texts = (

@@ -158,9 +158,8 @@ def _alike(found: Signatures, repeated: npt.NDArray[np.bool_], threshold: float)
     for band in range(BANDS):
         for ones, others in _candidates(found, rows, band):
             apart = np.flatnonzero(groups.of_each(ones) != groups.of_each(others))
-            ones, others = ones[apart], others[apart]
-            likely = likeness(found[ones], found[others]) >= threshold
-            for one, other in zip(ones[likely].tolist(), others[likely].tolist(), strict=True):
+            near = apart[likeness(found[ones[apart]], found[others[apart]]) >= threshold]
+            for one, other in zip(ones[near].tolist(), others[near].tolist(), strict=True):
                 groups.join(one, other)
     alike = np.zeros(len(found), np.bool_)
     alike[rows] = groups.of_each(rows) != rows
