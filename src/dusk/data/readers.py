@@ -1,4 +1,4 @@
-"""Reading and writing rows of data: JSON lines (plain, gzip, zstandard) and parquet.
+"""Reading and writing rows of data: JSON lines (plain, gzip, zstandard), arrays of JSON, and parquet.
 
 A bad row is named by file and line. The first one stops the hand-out of rows, the rest of the file is only
 looked through, and then all bad rows are told at once; with `skip_bad` they are left out instead, and counted
@@ -41,7 +41,7 @@ def read_rows(
     """Read the rows of a file, one at a time.
 
     Args:
-        path: a .jsonl, .jsonl.gz, .jsonl.zst or .parquet file.
+        path: a .jsonl, .jsonl.gz, .jsonl.zst, .json or .parquet file.
         kinds: what a row may be (see `dusk.data.kinds`); any object where none is named.
         skip_bad: leave bad rows out.
         skipped: where rows left out are counted by reason.
