@@ -19,6 +19,7 @@ from dusk.data.words import Hashes, Places, Words, runs, words_of
 
 _BITS_PER_HASH = 32
 _AT_ONCE = 1000
+_LEAST_WORDS = 3  # of a prompt that is compared as a whole
 _NAMES = "names.json"
 
 
@@ -36,7 +37,7 @@ class Hit(NamedTuple):
     words: int
 
 
-def whole_prompts(items: Sequence[Item], lengths: Mapping[str, int]) -> dict[int, str]:
+def short_prompts(items: Sequence[Item], lengths: Mapping[str, int]) -> dict[int, str]:
     """The words of the prompts that are shorter than a run, by the number of the item."""
     words = words_of([item.prompt for item in items])
     sizes = np.diff(words.first).tolist()
@@ -45,6 +46,11 @@ def whole_prompts(items: Sequence[Item], lengths: Mapping[str, int]) -> dict[int
         for number, (item, size) in enumerate(zip(items, sizes, strict=True))
         if 0 < size < lengths[item.set]
     }
+
+
+def whole_prompts(short: Mapping[int, str]) -> dict[int, str]:
+    """Of the short prompts those that are compared as a whole: a word or two ("Keynes") tell no item."""
+    return {number: prompt for number, prompt in short.items() if prompt.count(" ") + 1 >= _LEAST_WORDS}
 
 
 def joined(words: Words, text: int) -> str:
@@ -75,7 +81,7 @@ def write_index(
     np.save(folder / "items.npy", np.array(numbers, np.int32).reshape(-1, 2))
     np.save(folder / "texts.npy", np.frombuffer(b"".join(stored), np.uint8))
     np.save(folder / "ends.npy", np.cumsum([0, *map(len, stored)]))
-    told = {"sets": names, "whole": whole_prompts(items, lengths)}
+    told = {"sets": names, "whole": whole_prompts(short_prompts(items, lengths))}
     (folder / _NAMES).write_text(json.dumps(told), encoding="utf-8")
 
 
