@@ -131,15 +131,15 @@ def _checked(line: int, found: bytes | dict[str, Any], kinds: Collection[Kind]) 
 
 def _bad_rows(file: Path, bad: list[Bad], count: int) -> DataError:
     problems = [f"{file}:{row.line}: {row.told}" for row in bad]
-    return bad_rows_error(str(file), problems, count)
+    return bad_rows_error(str(file), problems, count, by="dusk data convert --skip-bad")
 
 
-def bad_rows_error(where: str, problems: Sequence[str], count: int) -> DataError:
-    """The error that names the first of `count` bad rows, one of `problems` each."""
+def bad_rows_error(where: str, problems: Sequence[str], count: int, *, by: str = "--skip-bad") -> DataError:
+    """The error that names the first of `count` bad rows, one of `problems` each; `by` what leaves them out."""
     more = [f"and {count - len(problems)} more"] if count > len(problems) else []
     rows = "a row that cannot be used" if count == 1 else f"{count} rows that cannot be used"
     return DataError(
         f"{where}: {rows}",
         problems=[*problems, *more],
-        remedy="Mend them, or leave them out with --skip-bad.",
+        remedy=f"Mend them, or leave them out with {by}.",
     )
