@@ -1,5 +1,6 @@
 """Files that hold an array of rows: read by the element in blocks of any size, as `json` reads them whole."""
 
+import gzip
 import json
 from collections import Counter
 from pathlib import Path
@@ -73,9 +74,12 @@ def test_an_array_that_does_not_end_well(tmp_path: Path, text: str, why: str) ->
         list(read_rows(tmp_path / "rows.json"))
 
 
-def test_lines_in_a_file_named_json(tmp_path: Path) -> None:
-    (tmp_path / "rows.json").write_text('{"text": "a"}\n{"text": "b"}\n')
-    assert [row.fields["text"] for row in read_rows(tmp_path / "rows.json")] == ["a", "b"]
+@pytest.mark.parametrize("text", ['{"text": "a"}\n{"text": "b"}\n', '[{"text": "a"},\n{"text": "b"}]'])
+def test_lines_or_an_array_as_it_is_or_compressed(tmp_path: Path, text: str) -> None:
+    (tmp_path / "rows.json").write_text(text)
+    (tmp_path / "rows.json.gz").write_bytes(gzip.compress(text.encode()))
+    for name in ("rows.json", "rows.json.gz"):
+        assert [row.fields["text"] for row in read_rows(tmp_path / name)] == ["a", "b"]
 
 
 def test_a_set_of_arrays_becomes_rows_in_lines(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 
 from dusk.errors import DataError
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".parquet")
+JSON = (".json", ".json.gz")  # arrays, or lines
+SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", *JSON, ".parquet")
 
 Stored = bytes | dict[str, Any]
 """A row as it is stored: a line, an element of an array in one line, or the fields of a parquet row."""
@@ -43,7 +44,7 @@ class Bad:
 def stored_rows(file: Path) -> Iterator[tuple[int, Stored]]:
     """The rows of a file, numbered, as they are stored: lines of bytes, or objects of a parquet file.
 
-    A .json file holds an array of rows, or lines as a .jsonl does.
+    A .json or .json.gz file holds an array of rows, or lines as a .jsonl does.
 
     Raises:
         DataError: no such file, or of another format, or an array that does not end.
@@ -53,7 +54,7 @@ def stored_rows(file: Path) -> Iterator[tuple[int, Stored]]:
         yield from parquet_rows(file)
         return
     with opened(file) as stream:
-        if file.name.endswith(".json") and (begin := _array_begin(stream)) is not None:
+        if file.name.endswith(JSON) and (begin := _array_begin(stream)) is not None:
             stream.seek(begin)
             yield from _elements(file, stream)
         else:

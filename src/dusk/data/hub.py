@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from dusk.data.files import SUFFIXES, require_format
+from dusk.data.files import JSON, SUFFIXES, require_format
 from dusk.errors import DataError
 
 _HUB_ID = re.compile(
@@ -73,6 +73,6 @@ def chosen(names: Sequence[str], pattern: str | None) -> list[str]:
     readable = sorted(name for name in names if name.endswith(SUFFIXES))
     if pattern is not None:
         return [name for name in readable if fnmatch(name, pattern)]
-    lines = [name for name in readable if not name.endswith(".json")]
+    lines = [name for name in readable if not name.endswith(JSON)]
     readable = lines or [name for name in readable if name.rpartition("/")[2] not in _NO_ROWS]
     return [name for name in readable if "train" in name] or readable

@@ -41,7 +41,7 @@ def read_rows(
     """Read the rows of a file, one at a time.
 
     Args:
-        path: a .jsonl, .jsonl.gz, .jsonl.zst, .json or .parquet file.
+        path: a .jsonl, .jsonl.gz, .jsonl.zst, .json, .json.gz or .parquet file.
         kinds: what a row may be (see `dusk.data.kinds`); any object where none is named.
         skip_bad: leave bad rows out.
         skipped: where rows left out are counted by reason.
