@@ -15,6 +15,7 @@ from bench import (
     data,
     evaluation,
     merge,
+    packing,
     scale_base,
     scale_large,
     scale_mistral,
@@ -42,6 +43,7 @@ BENCHES: dict[str, ModuleType] = {
         solar_pro_full,
         evaluation,
         data,
+        packing,
     )
 }
 

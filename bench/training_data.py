@@ -31,7 +31,7 @@ def prepare(work: Path) -> None:
         ]
         _write(work / f"{name}-rendered.jsonl", rendered)
     _save_tokenizer(work / "model")
-    _save_model(work / "model")
+    save_model(work / "model")
 
 
 def _write(file: Path, rows: list[dict[str, str]]) -> None:
@@ -53,7 +53,8 @@ def _save_tokenizer(folder: Path) -> None:
     made.save_pretrained(folder)
 
 
-def _save_model(folder: Path) -> None:
+def save_model(folder: Path, **other: Any) -> None:
+    """A Llama of 8M parameters, in float32; `other` sizes in place of its own."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -69,6 +70,7 @@ def _save_model(folder: Path) -> None:
         "eos_token_id": 1,
         "pad_token_id": 2,
         "tie_word_embeddings": False,
+        **other,
     }
     torch.manual_seed(0)
     config = AutoConfig.for_model("llama", **sizes)

@@ -101,6 +101,22 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ),
     ("trl", {"messages": [USER, *BECAUSE], "source": "x"}, {"messages": [USER, *BECAUSE], "source": "x"}),
     ("trl", {"text": "words", "other": 1}, {"text": "words"}),
+    (
+        "trl",
+        {"chosen": [USER, *BECAUSE], "rejected": [USER, {"role": "assistant", "content": "no"}]},
+        {"prompt": [USER], "chosen": BECAUSE, "rejected": [{"role": "assistant", "content": "no"}]},
+    ),
+    (
+        "trl",
+        {
+            "conversations": [
+                {"from": "system", "value": "be brief"},
+                {"from": "human", "value": "why?"},
+                {"from": "gpt", "value": "because"},
+            ]
+        },
+        {"messages": [SYSTEM, USER, *BECAUSE]},
+    ),
 ]
 
 
@@ -121,6 +137,13 @@ def test_each_source(name: str, fields: dict[str, Any], row: dict[str, Any]) -> 
         ("ultrafeedback", {"instruction": "a", "completions": []}, "completions"),
         ("ultrafeedback", {"instruction": "a", "completions": ["x"]}, "no object"),
         ("trl", {"prompt": "a"}, "needs"),
+        (
+            "trl",
+            {"chosen": [USER, *BECAUSE], "rejected": [USER, *BECAUSE]},
+            "chosen and rejected are the same",
+        ),
+        ("trl", {"chosen": BECAUSE, "rejected": [{"role": "assistant", "content": "no"}]}, "prompt is empty"),
+        ("trl", {"conversations": [{"from": "human"}]}, "without a content"),
     ],
 )
 def test_rows_that_lack_something(name: str, fields: dict[str, Any], why: str) -> None:

@@ -228,7 +228,7 @@ def test_what_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"in.jsonl:2|cannot be used"):
         decontaminate(tmp_path / "out", data=[data], against=[good])
     told = decontaminate(tmp_path / "out", data=[data], against=[good], skip_bad=True)
-    assert told["benchmarks"]["g/t"]["whole"] == 1
+    assert (told["benchmarks"]["g/t"]["whole"], told["benchmarks"]["g/t"]["too_short"]) == (0, 1)
     assert told["rows"] == 2 == told["kept"] + 1
 
 
@@ -273,3 +273,59 @@ def test_short_items_are_compared_whole(tmp_path: Path, preset: str) -> None:
         1,
     )
     assert [m["shared"] for m in read(tmp_path / "out" / "matches.jsonl")] == ["what colour is the sun"] * 2
+
+
+def test_a_prompt_of_a_word_or_two_tells_no_item(tmp_path: Path) -> None:
+    """MMLU has items that are called "Keynes" and "4 3" and no more."""
+    items = [{"question": asked, "answer": "x"} for asked in ("Keynes", "4 + 3 = ?", "What is Nmap?", "...")]
+    rows = [{"prompt": asked, "completion": "y"} for asked in ("Keynes?", "4 + 3", "what is nmap")]
+    tests, data = written(tmp_path / "b" / "t.jsonl", items), written(tmp_path / "in.jsonl", rows)
+    told = decontaminate(tmp_path / "out", data=[data], against=[tests])
+    assert read(tmp_path / "out" / "train.jsonl") == rows[:2]
+    found = told["benchmarks"]["b/t"]
+    assert (found["items"], found["whole"], found["too_short"], found["matched"]) == (4, 1, 2, 1)
+
+
+def test_benchmarks_of_one_name_are_refused_and_of_one_file_name_told_apart(tmp_path: Path) -> None:
+    item = [{"text": "one two three four"}]
+    one, other = (
+        written(tmp_path / "1" / "b" / "t.jsonl", item),
+        written(tmp_path / "2" / "b" / "t.jsonl", item),
+    )
+    third = written(tmp_path / "c" / "t.jsonl", [{"text": "five six seven eight"}])
+    data = written(tmp_path / "in.jsonl", [{"text": "a"}])
+    with pytest.raises(SettingError, match="are both called b/t"):
+        decontaminate(tmp_path / "out", data=[data], against=[one, other])
+    decontaminate(tmp_path / "out", data=[data], against=[one, third])
+    known = json.loads((tmp_path / "out" / "dusk.json").read_text())["settings"]["against"]
+    assert list(known) == ["b/t", "c/t"]
+    assert len(set(known.values())) == 2
+
+
+def test_a_run_killed_while_it_made_the_index_goes_on(tmp_path: Path, monkeypatch: Any) -> None:
+    tests = written(tmp_path / "b" / "t.jsonl", [{"text": "one two three four"}])
+    data = written(tmp_path / "in.jsonl", [{"text": "one two three four"}, {"text": "a"}])
+
+    def killed(*args: Any, **kwargs: Any) -> None:
+        write_index(*args, **kwargs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dusk.data.decontaminate.write_index", killed)
+    with pytest.raises(KeyboardInterrupt):
+        decontaminate(tmp_path / "out", data=[data], against=[tests])
+    assert list((tmp_path / "out.partial").rglob("index.partial"))
+    monkeypatch.undo()
+    assert decontaminate(tmp_path / "out", data=[data], against=[tests])["kept"] == 1
+
+
+def test_work_of_another_format_is_begun_anew(tmp_path: Path, monkeypatch: Any) -> None:
+    tests = written(tmp_path / "b" / "t.jsonl", [{"text": "one two three four"}])
+    data = written(tmp_path / "in.jsonl", [{"text": "one two three four"}, {"text": "a"}])
+    with monkeypatch.context() as patch:
+        patch.setattr("dusk.data.decontaminate.collect", lambda *args, **kwargs: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            decontaminate(tmp_path / "out", data=[data], against=[tests])
+    part = next((tmp_path / "out.partial").rglob("000000.json"))
+    monkeypatch.setattr("dusk.data.outputs._WORK_FORMAT", 1)
+    part.write_text("of another form")
+    assert decontaminate(tmp_path / "out", data=[data], against=[tests])["kept"] == 1

@@ -110,7 +110,7 @@ def test_alpaca_begins_with_its_preamble_or_the_system_message() -> None:
 def test_unknown_templates_and_roles() -> None:
     with pytest.raises(SettingError) as caught:
         template("Solaris")
-    assert caught.value.remedy == "Did you mean solar? There are solar, alpaca, chatml."
+    assert caught.value.remedy == "Did you mean solar? There are solar, alpaca, chatml and tokenizer."
     with pytest.raises(DataError, match="'tool'"):
         SOLAR.segments([{"role": "tool", "content": "x"}])
     with pytest.raises(DataError, match="without a message"):

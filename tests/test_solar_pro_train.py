@@ -22,7 +22,7 @@ from train_models import chat_file, kept_environment, metrics, pair_file, save_b
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Llama of 4 layers, scaled to 6 with skips across the seam; data."""
     made = tmp_path_factory.mktemp("solar")
-    save_base(made / "base", model_type="llama", num_hidden_layers=4, initializer_range=0.1)
+    save_base(made / "base", model_type="llama", num_hidden_layers=4, initializer_range=0.1, vocab_size=302)
     dusk.scale(made / "base", made / "solar", skips=SKIPS)
     text_file(made, 30)
     chat_file(made, 12)

@@ -15,7 +15,7 @@ from dusk.data.templates import ALPACA, CHATML, SOLAR
 from dusk.errors import CheckpointError, DataError, SettingError
 from dusk.train.model import load_model
 from dusk.train.sft import sft
-from dusk.train.vocabulary import load_tokenizer, own_template
+from dusk.train.vocabulary import load_tokenizer, template_for
 from train_models import (
     KillAfter,
     Killed,
@@ -107,15 +107,15 @@ def test_a_killed_run_continues_bit_equal(base: Path, data: Path, tmp_path: Path
 
 
 def test_the_template_of_before_is_kept_unless_another_is_named(data: Path, tmp_path: Path):
-    base = save_base(tmp_path / "base", max_position_embeddings=512)
+    base = save_base(tmp_path / "base", max_position_embeddings=512, vocab_size=302)  # two for ChatML
     sft(base, tmp_path / "one", data=data, template="alpaca", **SETTINGS)
     sft(tmp_path / "one", tmp_path / "two", data=data, **SETTINGS)
     assert json.loads((tmp_path / "two" / "dusk.json").read_text())["settings"]["template"] == "alpaca"
     assert (tmp_path / "two" / "chat_template.jinja").read_text() == "{{ bos_token }}" + ALPACA.jinja
     sft(tmp_path / "two", tmp_path / "three", data=data, template="chatml", **SETTINGS)
-    assert own_template(tmp_path / "three") == "chatml"
+    assert template_for(tmp_path / "three") is CHATML
     assert (tmp_path / "three" / "chat_template.jinja").read_text() == "{{ bos_token }}" + CHATML.jinja
-    assert own_template(base) == "solar"
+    assert template_for(base) is SOLAR
 
 
 class TestStopping:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from dusk.train.sft import sft
-from train_models import save_base, write_rows
+from train_models import VOCABULARY, save_base, write_rows
 
 ANSWERS = {
     "the model": "grows deep",
@@ -23,6 +23,7 @@ TRAINING: dict[str, Any] = {
 def tuned_model(folder: Path, *, template: str = "solar", **config: Any) -> Path:
     """A model in `folder`/tuned that answers the keys of ANSWERS with their values, and stops."""
     sizes = {"hidden_size": 64, "intermediate_size": 96, "max_position_embeddings": 192, **config}
+    sizes.setdefault("vocab_size", VOCABULARY + 2)  # for the tokens of ChatML
     base = save_base(folder / "base", **sizes)
     rows = ({"prompt": asked, "completion": said} for asked, said in ANSWERS.items())
     sft(base, folder / "tuned", data=write_rows(folder / "chat.jsonl", rows), template=template, **TRAINING)

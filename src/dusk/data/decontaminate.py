@@ -11,11 +11,12 @@ runs of letters and digits.
             of 8 that it shares with this row. Rows are left out for a set of which more than 2 % match.
 
 Items whose prompts are shorter than a run, which neither convention can see, match a row that asks the same words
-and no others.
+and no others. Prompts of one or two words tell no item ("Keynes", "4 + 3"), and are counted instead: too short.
 
 Rows are left out whole. What remains is written as it stands in the input.
 """
 
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,10 +25,10 @@ from typing import Any
 
 import numpy as np
 
-from dusk.data.benchmarks import Item, read_benchmark, row_texts
+from dusk.data.benchmarks import Item, read_benchmark, row_texts, set_name
 from dusk.data.collect import collect
 from dusk.data.fields import RowError, UnwantedError
-from dusk.data.gram_index import GramIndex, Hit, joined, whole_prompts, write_index
+from dusk.data.gram_index import GramIndex, Hit, short_prompts, whole_prompts, write_index
 from dusk.data.hub import data_files
 from dusk.data.kinds import KINDS, fault
 from dusk.data.matches import Match, Ruling, excerpt
@@ -101,17 +102,17 @@ def decontaminate(
         skip_bad, license, rejects, workers, spread: as in `dusk.data.convert`.
 
     Returns:
-        What the card tells; `benchmarks` has of each set its items, how many are compared whole, those that
-        matched, and the rows that matched them; `common_runs` how many runs were ignored.
+        What the card tells; `benchmarks` has of each set its items, how many are compared whole or are too
+        short for it, those that matched, and the rows that matched them; `common_runs` how many runs were ignored.
 
     Raises:
         DataError: files that cannot be read, or rows that cannot be used.
-        SettingError: an unknown preset, or `out` exists.
+        SettingError: an unknown preset, two benchmarks of one name, or `out` exists.
     """
     files, tests = data_files(data), data_files(against)
     rule = _rule(preset, words, item_share, set_share, common_rows)
-    inputs = {file.name: file_digest(file) for file in tests}
-    settings = {"preset": preset, **asdict(rule), "against": inputs, "skip_bad": skip_bad}
+    against_digests = {name: file_digest(file) for name, file in _by_name(tests).items()}
+    settings = {"preset": preset, **asdict(rule), "against": against_digests, "skip_bad": skip_bad}
     licenses = dict.fromkeys(files, license) if license else None
     with DataFolder(out, "data decontaminate", files, settings, licenses=licenses, rejects=rejects) as folder:
         items = [item for file in tests for item in read_benchmark(file)]
@@ -119,8 +120,10 @@ def decontaminate(
         lengths = run_lengths(sizes, rule)
         index = folder.scratch / _INDEX
         if not index.exists():
-            write_index(index.with_name("index.partial"), items, lengths, prompts_only=rule.prompts_only)
-            index.with_name("index.partial").rename(index)
+            partial = folder.scratch / f"{_INDEX}.partial"
+            shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+            write_index(partial, items, lengths, prompts_only=rule.prompts_only)
+            partial.rename(index)
         parts = run_pass(
             units(files),
             OverlapJudge(index, rule),
@@ -130,13 +133,39 @@ def decontaminate(
             spread=spread,
             progress=progress,
         )
-        whole = Counter(items[number].set for number in whole_prompts(items, lengths))
-        ruling = Ruling(parts, sizes, whole, rule.set_share, rule.common_rows)
+        short = short_prompts(items, lengths)
+        whole = whole_prompts(short)
+        ruling = Ruling(
+            parts,
+            sizes,
+            Counter(items[number].set for number in whole),
+            Counter(items[number].set for number in short.keys() - whole.keys()),
+            rule.set_share,
+            rule.common_rows,
+        )
         ruling.write(
             folder.path / MATCHES_FILE, [item.prompt if rule.prompts_only else item.text for item in items]
         )
         tally = collect(parts, folder.rows, decide=ruling.decide, rejects=folder.rejects)
         return folder.finish(tally, benchmarks=ruling.benchmarks(lengths), common_runs=len(ruling.common))
+
+
+def _by_name(files: Sequence[Path]) -> dict[str, Path]:
+    """Benchmarks by what they are called in all that is told; raises `SettingError` where two are called alike."""
+    named: dict[str, Path] = {}
+    problems = []
+    for file in files:
+        name = set_name(file)
+        if name in named:
+            problems.append(f"{file} and {named[name]} are both called {name}")
+        named[name] = file
+    if problems:
+        raise SettingError(
+            "benchmarks are told apart by the names of folder and file:",
+            problems=problems,
+            remedy="Rename one of the folders.",
+        )
+    return named
 
 
 def item_sizes(items: Sequence[Item], rule: Preset) -> dict[str, list[int]]:
@@ -217,14 +246,12 @@ class OverlapJudge(Judge):
             by_text.setdefault(hit.text, []).append(hit)
         found = {place: matches(hits, self.loaded, self.rule) for place, hits in by_text.items()}
         short = [place for place, question in enumerate(questions) if 0 < len(question) <= _SHORT_CHARACTERS]
-        words = words_of([questions[place] for place in short])
-        for number, place in enumerate(short):
-            prompt = joined(words, number)
-            known = {match.item for match in found.get(place, ())}
-            same = [item for item in self.loaded.same_prompts(prompt) if item not in known]
-            found.setdefault(place, []).extend(
-                Match(*self.loaded.place(item), item, 1.0, prompt, (-1 - same[0],)) for item in same
-            )
+        asked = words_of([questions[place] for place in short])
+        for number, prompt, items in self.loaded.same_prompts(asked):
+            own = found.setdefault(short[number], [])
+            known = {match.item for match in own}
+            same = [item for item in items if item not in known]
+            own += (Match(*self.loaded.place(item), item, 1.0, prompt, (-1 - same[0],)) for item in same)
         return {place: matched for place, matched in found.items() if matched}
 
 

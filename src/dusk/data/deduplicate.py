@@ -157,11 +157,12 @@ def _alike(found: Signatures, repeated: npt.NDArray[np.bool_], threshold: float)
     rows = np.flatnonzero(~repeated & (found[:, 0] != NO_WORD))
     for band in range(BANDS):
         for ones, others in _candidates(found, rows, band):
-            likely = likeness(found[ones], found[others]) >= threshold
-            for one, other in zip(ones[likely].tolist(), others[likely].tolist(), strict=True):
+            apart = np.flatnonzero(groups.of_each(ones) != groups.of_each(others))
+            near = apart[likeness(found[ones[apart]], found[others[apart]]) >= threshold]
+            for one, other in zip(ones[near].tolist(), others[near].tolist(), strict=True):
                 groups.join(one, other)
     alike = np.zeros(len(found), np.bool_)
-    alike[rows] = [groups.of(row) != row for row in rows.tolist()]
+    alike[rows] = groups.of_each(rows) != rows
     return alike
 
 

@@ -12,9 +12,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
-from dusk.data.templates import Message, Segment, Template
+from tokenizers import AddedToken
+
+from dusk.data.jinja_template import ChatTemplate
+from dusk.data.templates import Message, Segment
 from dusk.errors import DataError
 
 Conversation = Sequence[Message]
@@ -77,6 +81,7 @@ class TextTokenizer:
                 remedy="Set eos_token in tokenizer_config.json.",
             )
         self.eos = int(found)
+        self.added: tuple[str, ...] = ()
         self.bos = self._added_in_front()
         self._changes_beginnings = self._ids("\na")[len(self._ids("\n")) :] != self._ids("a")
 
@@ -84,6 +89,20 @@ class TextTokenizer:
         """The id of a token by its text, None where there is no such token."""
         found: int | None = self._tokenizer.token_to_id(token)
         return found
+
+    @property
+    def size(self) -> int:
+        """How many ids there are: the highest, and one."""
+        return max(self._tokenizer.get_vocab().values(), default=-1) + 1
+
+    def add_special(self, tokens: Sequence[str]) -> None:
+        """Make these texts tokens of their own, with the next ids, that decoding can leave out."""
+        self._tokenizer.add_special_tokens([AddedToken(token, special=True) for token in tokens])
+        self.added += tuple(tokens)
+
+    def save(self, file: Path) -> None:
+        """Write it as a tokenizer.json."""
+        self._tokenizer.save(str(file))
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of texts that each begin a document, without special tokens around them."""
@@ -133,7 +152,7 @@ def encode_texts(texts: Sequence[str], tokenizer: TextTokenizer) -> list[Example
     ]
 
 
-def encode_chat(messages: Conversation, tokenizer: TextTokenizer, template: Template) -> Example:
+def encode_chat(messages: Conversation, tokenizer: TextTokenizer, template: ChatTemplate) -> Example:
     """A conversation: the assistant's turns and the EOS behind each are trained on.
 
     What follows the last answer is left out.
@@ -145,7 +164,7 @@ def encode_chat(messages: Conversation, tokenizer: TextTokenizer, template: Temp
 
 
 def encode_chats(
-    conversations: Sequence[Conversation], tokenizer: TextTokenizer, template: Template
+    conversations: Sequence[Conversation], tokenizer: TextTokenizer, template: ChatTemplate
 ) -> list[Example]:
     """As `encode_chat`, many at once, which is much faster."""
     rendered = [_to_last_answer(template.segments(messages)) for messages in conversations]
@@ -160,7 +179,7 @@ def encode_chats(
 
 
 def encode_pair(
-    prompt: Conversation, chosen: str, rejected: str, tokenizer: TextTokenizer, template: Template
+    prompt: Conversation, chosen: str, rejected: str, tokenizer: TextTokenizer, template: ChatTemplate
 ) -> PairExample:
     """A preference pair: the prompt as text before an answer, and both answers with EOS.
 
@@ -171,12 +190,13 @@ def encode_pair(
 
 
 def encode_pairs(
-    pairs: Sequence[tuple[Conversation, str, str]], tokenizer: TextTokenizer, template: Template
+    pairs: Sequence[tuple[Conversation, str, str]], tokenizer: TextTokenizer, template: ChatTemplate
 ) -> list[PairExample]:
     """As `encode_pair`, many (prompt, chosen, rejected) at once, which is much faster."""
     prompts = [[*prompt, _answer(chosen)] for prompt, chosen, _ in pairs]
     with_chosen = encode_chats(prompts, tokenizer, template)
-    rejected = tokenizer.encode_following([text + template.answer_end for _, _, text in pairs])
+    others = (template.segments([*prompt, _answer(rejected)]) for prompt, _, rejected in pairs)
+    rejected = tokenizer.encode_following([_to_last_answer(segments)[-1].text for segments in others])
     examples = []
     for example, ids in zip(with_chosen, rejected, strict=True):
         begin = _last_answer_begin(example)
@@ -223,9 +243,11 @@ def _to_last_answer(segments: list[Segment]) -> list[Segment]:
 
 
 def _joined(segments: Iterable[Segment], pieces: Iterable[list[int]], tokenizer: TextTokenizer) -> Example:
-    ids = [] if tokenizer.bos is None else [tokenizer.bos]
-    trained = [False] * len(ids)
+    ids: list[int] = []
+    trained: list[bool] = []
     for segment, piece in zip(segments, pieces, strict=True):
+        if not ids and tokenizer.bos is not None and piece[:1] != [tokenizer.bos]:
+            ids, trained = [tokenizer.bos], [False]  # unless the template writes it
         whole = _ended(piece, tokenizer.eos) if segment.trained else piece
         ids += whole
         trained += [segment.trained] * len(whole)

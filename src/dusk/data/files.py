@@ -1,8 +1,9 @@
-"""Data files as they are stored: JSON lines (plain, gzip, zstandard) and parquet, and what a line holds."""
+"""Data files as they are stored: JSON lines (plain, gzip, zstandard), arrays, parquet; and what a line holds."""
 
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,13 +13,18 @@ from typing import Any
 
 from dusk.errors import DataError
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
+JSON = (".json", ".json.gz")  # arrays, or lines
+SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", *JSON, ".parquet")
 
 Stored = bytes | dict[str, Any]
-"""A row as it is stored: a line, or the fields of a parquet row."""
+"""A row as it is stored: a line, an element of an array in one line, or the fields of a parquet row."""
 
 _ROWS_AT_ONCE = 1024
 _BOM = b"\xef\xbb\xbf"
+_DECODER = json.JSONDecoder()
+_HEAD_BYTES, _BLOCK_BYTES = 4096, 1 << 20
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["\[\]{},]', re.DOTALL)
+_ONE_LINE = bytes.maketrans(b"\r\n", b"  ")  # no string of JSON holds a line break as it is
 
 
 @dataclass(frozen=True)
@@ -38,14 +44,20 @@ class Bad:
 def stored_rows(file: Path) -> Iterator[tuple[int, Stored]]:
     """The rows of a file, numbered, as they are stored: lines of bytes, or objects of a parquet file.
 
+    A .json or .json.gz file holds an array of rows, or lines as a .jsonl does.
+
     Raises:
-        DataError: no such file, or of another format.
+        DataError: no such file, or of another format, or an array that does not end.
     """
     require_format(file)
     if file.name.endswith(".parquet"):
         yield from parquet_rows(file)
-    else:
-        with opened(file) as stream:
+        return
+    with opened(file) as stream:
+        if file.name.endswith(JSON) and (begin := _array_begin(stream)) is not None:
+            stream.seek(begin)
+            yield from _elements(file, stream)
+        else:
             yield from numbered_lines(stream)
 
 
@@ -75,14 +87,50 @@ def numbered_lines(
     empty: list[int] = []
     for line, raw in enumerate(stream, first):
         text = raw.removeprefix(_BOM) if line == 1 else raw
-        if text.strip():
+        if not text.strip():
+            empty.append(line)
+            continue
+        if empty:
             yield from ((number, b"") for number in empty)
             empty = []
-            yield line, text
-        else:
-            empty.append(line)
+        yield line, text
     if not last:
         yield from ((number, b"") for number in empty)
+
+
+def _array_begin(stream: io.BufferedIOBase) -> int | None:
+    """Where the first element of an array may begin; None for other content. The stream is at its start then."""
+    head = stream.read(_HEAD_BYTES)
+    stream.seek(0)
+    inside = head.removeprefix(_BOM).lstrip()
+    return len(head) - len(inside) + 1 if inside.startswith(b"[") else None
+
+
+def _elements(file: Path, stream: io.BufferedIOBase) -> Iterator[tuple[int, bytes]]:
+    """The elements of an array, each in one line: brackets and commas are counted, strings passed over.
+
+    So an element that is no JSON is one bad row, and memory is that of one element.
+    """
+    buffer, at, begin, depth, row = b"", 0, 0, 1, 0
+    while more := stream.read(_BLOCK_BYTES):
+        buffer, at, begin = buffer[begin:] + more, at - begin, 0
+        for token in _TOKEN.finditer(buffer, at):
+            at, sign = token.start(), token[0]
+            if sign == b'"':
+                break  # a string that goes on in the next block
+            at = token.end()
+            depth += (sign in (b"[", b"{")) - (sign in (b"]", b"}"))
+            if depth == 0 or (depth == 1 and sign == b","):
+                row += 1
+                element = buffer[begin : token.start()].translate(_ONE_LINE).strip()
+                if element or depth:  # behind a last comma there is none
+                    yield row, element
+                begin = at
+            if depth == 0:
+                if (buffer[at:] + stream.read(_HEAD_BYTES)).strip():
+                    raise DataError(f"{file}: something follows the array of rows, after row {row}")
+                return
+    raise DataError(f"{file}: damaged or cut off: the array of rows ends within row {row + 1}")
 
 
 def parquet_rows(
@@ -129,7 +177,7 @@ def parsed_line(line: int, raw: bytes) -> dict[str, Any] | Bad:
     if not raw:
         return Bad(line, "empty line")
     try:
-        fields = json.loads(raw.decode())
+        fields = _parsed(raw.decode())
         if b"\\ud" in raw or b"\\uD" in raw:  # how halves of surrogate pairs begin
             json.dumps(fields, ensure_ascii=False).encode()
     except UnicodeDecodeError as error:
@@ -143,6 +191,15 @@ def parsed_line(line: int, raw: bytes) -> dict[str, Any] | Bad:
     except ValueError:
         return Bad(line, "not JSON", "a number of too many digits")
     return fields if isinstance(fields, dict) else Bad(line, "not an object", type(fields).__name__)
+
+
+def _parsed(text: str) -> Any:
+    """As `json.loads`, whose steps around the decoder cost as much as it for short lines."""
+    try:
+        found, end = _DECODER.raw_decode(text)
+    except json.JSONDecodeError:
+        return json.loads(text)  # blanks in front, or the error as it is told
+    return json.loads(text) if text[end:].strip(" \t\n\r") else found
 
 
 def _utf16(raw: bytes) -> str:

@@ -19,6 +19,7 @@ from dusk.data.words import Hashes, Places, Words, runs, words_of
 
 _BITS_PER_HASH = 32
 _AT_ONCE = 1000
+_LEAST_WORDS = 3  # of a prompt that is compared as a whole
 _NAMES = "names.json"
 
 
@@ -36,7 +37,7 @@ class Hit(NamedTuple):
     words: int
 
 
-def whole_prompts(items: Sequence[Item], lengths: Mapping[str, int]) -> dict[int, str]:
+def short_prompts(items: Sequence[Item], lengths: Mapping[str, int]) -> dict[int, str]:
     """The words of the prompts that are shorter than a run, by the number of the item."""
     words = words_of([item.prompt for item in items])
     sizes = np.diff(words.first).tolist()
@@ -47,9 +48,22 @@ def whole_prompts(items: Sequence[Item], lengths: Mapping[str, int]) -> dict[int
     }
 
 
+def whole_prompts(short: Mapping[int, str]) -> dict[int, str]:
+    """Of the short prompts those that are compared as a whole: a word or two ("Keynes") tell no item."""
+    return {number: prompt for number, prompt in short.items() if prompt.count(" ") + 1 >= _LEAST_WORDS}
+
+
 def joined(words: Words, text: int) -> str:
     """The words of one text, with blanks between them."""
     return b" ".join(words.of(text)).decode()
+
+
+def word_sums(words: Words) -> Hashes:
+    """The sum of the words' hashes of each text, modulo 2**64: the same for texts of the same words."""
+    sums = np.zeros(len(words.hashes) + 1, np.uint64)
+    np.cumsum(words.hashes, out=sums[1:])
+    found: Hashes = np.diff(sums[words.first])
+    return found
 
 
 def write_index(
@@ -67,7 +81,7 @@ def write_index(
     np.save(folder / "items.npy", np.array(numbers, np.int32).reshape(-1, 2))
     np.save(folder / "texts.npy", np.frombuffer(b"".join(stored), np.uint8))
     np.save(folder / "ends.npy", np.cumsum([0, *map(len, stored)]))
-    told = {"sets": names, "whole": whole_prompts(items, lengths)}
+    told = {"sets": names, "whole": whole_prompts(short_prompts(items, lengths))}
     (folder / _NAMES).write_text(json.dumps(told), encoding="utf-8")
 
 
@@ -106,6 +120,7 @@ class GramIndex:
         self._whole: dict[str, list[int]] = {}
         for item, prompt in told["whole"].items():
             self._whole.setdefault(prompt, []).append(int(item))
+        self._whole_sums = word_sums(words_of(list(self._whole)))
         names = ("items", "texts", "ends")
         self._items, self._texts, self._ends = (np.load(folder / f"{n}.npy", mmap_mode="r") for n in names)
         lengths = sorted(int(entry.name) for entry in folder.iterdir() if entry.is_dir())
@@ -128,9 +143,12 @@ class GramIndex:
             self._words[item] = words_of([text]).of(0)
         return self._words[item]
 
-    def same_prompts(self, prompt: str) -> list[int]:
-        """The items, shorter than a run, whose prompt is these words with blanks between them."""
-        return self._whole.get(prompt, [])
+    def same_prompts(self, words: Words) -> Iterator[tuple[int, str, list[int]]]:
+        """Of each text that is the prompt of items, and shorter than a run: its number, its words, the items."""
+        for text in np.flatnonzero(np.isin(word_sums(words), self._whole_sums)).tolist():
+            prompt = joined(words, text)
+            if prompt in self._whole:
+                yield text, prompt, self._whole[prompt]
 
     def hits(self, words: Words) -> Iterator[Hit]:
         """All passages that texts and items share, text by text for each length of run."""

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from dusk.data.files import SUFFIXES, require_format
+from dusk.data.files import JSON, SUFFIXES, require_format
 from dusk.errors import DataError
 
 _HUB_ID = re.compile(
     r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<rev>[\w./-]+))?(:(?P<files>.+))?", re.ASCII
 )
+_NO_ROWS = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
 
 
 def data_files(named: Sequence[str | Path]) -> list[Path]:
@@ -18,7 +19,7 @@ def data_files(named: Sequence[str | Path]) -> list[Path]:
 
     A folder that dusk has made stands for its `train.jsonl`. A hub id is `owner/name[@revision][:pattern]`; the
     pattern chooses among its files (`data/train_prefs-*`), and without one those of the training split are
-    taken: whose names hold "train", or all where none do.
+    taken: whose names hold "train", or all where none do; .json files where there are no others.
 
     Raises:
         DataError: a file or data set that is not there, or a set without a file that can be read.
@@ -72,4 +73,6 @@ def chosen(names: Sequence[str], pattern: str | None) -> list[str]:
     readable = sorted(name for name in names if name.endswith(SUFFIXES))
     if pattern is not None:
         return [name for name in readable if fnmatch(name, pattern)]
+    lines = [name for name in readable if not name.endswith(JSON)]
+    readable = lines or [name for name in readable if name.rpartition("/")[2] not in _NO_ROWS]
     return [name for name in readable if "train" in name] or readable

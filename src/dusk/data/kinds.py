@@ -49,11 +49,13 @@ def fault(fields: Mapping[str, Any], kinds: Collection[Kind]) -> str | None:
     if kind is None:
         wanted = " or ".join(k.shape for k in Kind if k in kinds)
         return f"needs {wanted}, has {', '.join(fields) or 'nothing'}"
-    faults = (_field_fault(name, fields[name]) for name in kind.value)
-    found = next((f for f in faults if f is not None), None)
-    if found is None and kind is Kind.PREFERENCE and answer(fields["chosen"]) == answer(fields["rejected"]):
+    for name in kind.value:
+        found = _field_fault(name, fields[name])
+        if found is not None:
+            return found
+    if kind is Kind.PREFERENCE and answer(fields["chosen"]) == answer(fields["rejected"]):
         return "chosen and rejected are the same"
-    return found
+    return None
 
 
 @lru_cache(maxsize=1000)  # rows of a set have the same fields

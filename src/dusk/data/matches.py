@@ -42,6 +42,7 @@ class Ruling:
     Args:
         parts: what the pass has found; its notes hold the matches of rows.
         sizes: of each set the number of words of its items.
+        whole, too_short: of each set how many prompts are compared as a whole, and how many are too short for it.
         set_share: the share of a set's items above which its matches count; None for always.
         common_rows: the number of rows above which a run is a common phrase; None for never.
     """
@@ -51,10 +52,12 @@ class Ruling:
         parts: Sequence[Part],
         sizes: Mapping[str, Sequence[int]],
         whole: Mapping[str, int],
+        too_short: Mapping[str, int],
         set_share: float | None,
         common_rows: int | None,
     ) -> None:
-        self.parts, self.sizes, self.whole = parts, sizes, whole
+        self.parts, self.sizes = parts, sizes
+        self.whole, self.too_short = whole, too_short
         self.common = self._common_runs(common_rows)
         self.matched: dict[str, set[int]] = {name: set() for name in sizes}
         self.matched_whole: dict[str, set[int]] = {name: set() for name in sizes}
@@ -88,6 +91,7 @@ class Ruling:
                 "items": len(of_set),
                 "run_words": lengths[name],
                 "whole": self.whole[name],
+                "too_short": self.too_short[name],
                 "matched_whole": len(self.matched_whole[name]),
                 "matched": len(self.matched[name]),
                 "rows": self.rows[name],

@@ -90,6 +90,13 @@ class Groups:
             row, self.first[row] = int(self.first[row]), root
         return root
 
+    def of_each(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The first rows of many rows' groups."""
+        found = self.first[rows]
+        while not np.array_equal(above := self.first[found], found):
+            found = above
+        return found
+
     def join(self, row: int, other: int) -> None:
         """Put the groups of two rows together."""
         one, two = self.of(row), self.of(other)

@@ -30,6 +30,7 @@ from dusk.data.stores import file_digest
 ROWS_FILE = "train.jsonl"
 _SCRATCH = "work"
 _NON_COMMERCIAL = "-nc"
+_WORK_FORMAT = 2  # another number for other parts or indexes: what an older version began is begun anew
 
 
 class DataFolder:
@@ -66,7 +67,8 @@ class DataFolder:
         self.rejects_file = Path(rejects) if rejects else None
         if self.rejects_file is not None:
             refuse_existing(self.rejects_file)
-        told = json.dumps([command, self.settings, [one.digest for one in self.inputs]], sort_keys=True)
+        digests = [one.digest for one in self.inputs]
+        told = json.dumps([_WORK_FORMAT, command, self.settings, digests], sort_keys=True)
         self.output = OutputFolder(out, hashlib.sha256(told.encode()).hexdigest())
         self._rejects: IO[bytes] | None = None
 

@@ -1,4 +1,4 @@
-"""Reading and writing rows of data: JSON lines (plain, gzip, zstandard) and parquet.
+"""Reading and writing rows of data: JSON lines (plain, gzip, zstandard), arrays of JSON, and parquet.
 
 A bad row is named by file and line. The first one stops the hand-out of rows, the rest of the file is only
 looked through, and then all bad rows are told at once; with `skip_bad` they are left out instead, and counted
@@ -41,7 +41,7 @@ def read_rows(
     """Read the rows of a file, one at a time.
 
     Args:
-        path: a .jsonl, .jsonl.gz, .jsonl.zst or .parquet file.
+        path: a .jsonl, .jsonl.gz, .jsonl.zst, .json, .json.gz or .parquet file.
         kinds: what a row may be (see `dusk.data.kinds`); any object where none is named.
         skip_bad: leave bad rows out.
         skipped: where rows left out are counted by reason.
@@ -131,15 +131,15 @@ def _checked(line: int, found: bytes | dict[str, Any], kinds: Collection[Kind]) 
 
 def _bad_rows(file: Path, bad: list[Bad], count: int) -> DataError:
     problems = [f"{file}:{row.line}: {row.told}" for row in bad]
-    return bad_rows_error(str(file), problems, count)
+    return bad_rows_error(str(file), problems, count, by="dusk data convert --skip-bad")
 
 
-def bad_rows_error(where: str, problems: Sequence[str], count: int) -> DataError:
-    """The error that names the first of `count` bad rows, one of `problems` each."""
+def bad_rows_error(where: str, problems: Sequence[str], count: int, *, by: str = "--skip-bad") -> DataError:
+    """The error that names the first of `count` bad rows, one of `problems` each; `by` what leaves them out."""
     more = [f"and {count - len(problems)} more"] if count > len(problems) else []
     rows = "a row that cannot be used" if count == 1 else f"{count} rows that cannot be used"
     return DataError(
         f"{where}: {rows}",
         problems=[*problems, *more],
-        remedy="Mend them, or leave them out with --skip-bad.",
+        remedy=f"Mend them, or leave them out with {by}.",
     )

@@ -94,7 +94,12 @@ def gsm8k(fields: Fields, seed: int) -> Row:
 
 
 def trl(fields: Fields, seed: int) -> Row:
-    """Rows in one of TRL's forms; a text "system" beside a text prompt goes before it as a message."""
+    """Rows in one of TRL's forms; a text "system" beside a text prompt goes before it as a message.
+
+    Of two conversations without a prompt, the messages that both begin with are the prompt; "conversations" in
+    ShareGPT's words become messages.
+    """
+    fields = _with_messages(_with_prompt(fields))
     wrong = fault(fields, KINDS)
     if wrong is not None:
         raise RowError(wrong)
@@ -107,6 +112,36 @@ def trl(fields: Fields, seed: int) -> Row:
         answers = {name: answer_of(row, name) for name in kind.value if name != "prompt"}
         row = asked_and_answered(asked, **answers)
     return row | {name: fields[name] for name in ("level", "difficulty") if name in fields}
+
+
+def _with_prompt(fields: Fields) -> Fields:
+    """TRL's preferences with an implicit prompt: what "chosen" and "rejected" begin with alike is the prompt."""
+    chosen, rejected = fields.get("chosen"), fields.get("rejected")
+    if "prompt" in fields or not (isinstance(chosen, list) and isinstance(rejected, list)):
+        return fields
+    pairs = enumerate(zip(chosen, rejected, strict=False))
+    shared = next((place for place, (one, other) in pairs if one != other), min(len(chosen), len(rejected)))
+    if chosen == rejected and chosen:  # said to be the same by what checks all rows
+        shared -= 1
+    return {**fields, "prompt": chosen[:shared], "chosen": chosen[shared:], "rejected": rejected[shared:]}
+
+
+_SAID_BY = {"human": "user", "gpt": "assistant"}
+
+
+def _with_messages(fields: Fields) -> Fields:
+    """ShareGPT's {"conversations": [{"from", "value"}]} as {"messages": [{"role", "content"}]}."""
+    turns = fields.get("conversations")
+    if "messages" in fields or not isinstance(turns, list) or not all(isinstance(t, Mapping) for t in turns):
+        return fields
+    said = [
+        {
+            "role": _SAID_BY.get(str(turn.get("from")), turn.get("role", turn.get("from"))),
+            "content": turn.get("value", turn.get("content")),
+        }
+        for turn in turns
+    ]
+    return {**fields, "messages": said}
 
 
 def asked_and_answered(asked: str | list[dict[str, str]], **answers: str) -> Row:

@@ -24,10 +24,11 @@ from dusk.data.encode import (
     encode_texts,
     too_long,
 )
+from dusk.data.jinja_template import ChatTemplate
 from dusk.data.kinds import Kind, conversation, pair
 from dusk.data.packing import TokenDocument, TokenStore, build_store, cut
 from dusk.data.readers import read_rows
-from dusk.data.templates import Message, Template
+from dusk.data.templates import Message
 from dusk.data.token_files import FORMAT, TokenWriter, open_tokens
 from dusk.errors import DataError
 
@@ -94,7 +95,7 @@ class Texts(Reading):
 
 @dataclass(frozen=True)
 class _Templated(Reading):
-    template: Template
+    template: ChatTemplate
 
     def key(self) -> dict[str, Any]:
         """The template too."""
@@ -158,14 +159,14 @@ def text_store(
 
 
 def chat_store(
-    files: Sequence[Path], tokenizer: TextTokenizer, template: Template, *, sequence_length: int
+    files: Sequence[Path], tokenizer: TextTokenizer, template: ChatTemplate, *, sequence_length: int
 ) -> tuple[TokenStore, Counts]:
     """A store of conversations in memory; see `Chats` and `build`."""
     return build(files, Chats(tokenizer, sequence_length, template))
 
 
 def pair_store(
-    files: Sequence[Path], tokenizer: TextTokenizer, template: Template, *, sequence_length: int
+    files: Sequence[Path], tokenizer: TextTokenizer, template: ChatTemplate, *, sequence_length: int
 ) -> tuple[TokenStore, Counts]:
     """A store of preference pairs in memory; see `Pairs` and `build`."""
     return build(files, Pairs(tokenizer, sequence_length, template))

@@ -85,7 +85,7 @@ def filter_tasks(
     files, tables = data_files(data), data_files(flan)
     settings = {
         "tasks": list(tasks),
-        "flan": {file.name: file_digest(file) for file in tables},
+        "flan": [[file.name, file_digest(file)] for file in tables],
         "undecided": undecided,
         "skip_bad": skip_bad,
     }

@@ -40,6 +40,7 @@ class Template:
         after_answer: what follows an answer and is not trained on.
         preamble: what begins a conversation that has no system message.
         empty_system: whether an empty system message is rendered too.
+        tokens: what must be a token of its own, so that no text can spell it and no reader sees it.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Template:
     after_answer: str = ""
     preamble: str = ""
     empty_system: bool = False
+    tokens: tuple[str, ...] = ()
 
     def segments(self, messages: Sequence[Message]) -> list[Segment]:
         """The conversation in order, untrained and trained stretches in turn.
@@ -141,6 +143,7 @@ CHATML = Template(
     answer_end="<|im_end|>",
     after_answer="\n",
     empty_system=True,
+    tokens=("<|im_start|>", "<|im_end|>"),
 )
 
 TEMPLATES: dict[str, Template] = {template.name: template for template in (SOLAR, ALPACA, CHATML)}
@@ -157,5 +160,5 @@ def template(name: str) -> Template:
     near = difflib.get_close_matches(name.lower(), TEMPLATES, 1)
     raise SettingError(
         f"there is no chat template {name!r}",
-        remedy=f"{f'Did you mean {near[0]}? ' if near else ''}There are {', '.join(TEMPLATES)}.",
+        remedy=f"{f'Did you mean {near[0]}? ' if near else ''}There are {', '.join(TEMPLATES)} and tokenizer.",
     )

@@ -1,16 +1,25 @@
 """Units: stretches of data files that several processes can read at once, in any order.
 
 A unit of a plain file is a stretch of whole lines, of a parquet file some row groups, and of a compressed file
-all of it. Which units there are depends on the files alone, not on who reads them.
+or an array all of it. Which units there are depends on the files alone, not on who reads them.
 """
 
+import io
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
-from dusk.data.files import Stored, arrow, damage_named, numbered_lines, opened, parquet_rows, require_format
+from dusk.data.files import (
+    Stored,
+    arrow,
+    damage_named,
+    numbered_lines,
+    parquet_rows,
+    require_format,
+    stored_rows,
+)
 
 UNIT_BYTES = 8 << 20
 
@@ -42,12 +51,13 @@ class Unit:
                 assert self.end is not None
                 yield from parquet_rows(self.file, groups=range(self.begin, self.end), first=self.first)
                 return
-            with opened(self.file) as stream:
-                lines: Iterable[bytes] = stream
-                if self.end is not None:
-                    stream.seek(self.begin)
-                    lines = _until(stream, self.end - self.begin)
-                yield from numbered_lines(lines, first=self.first, last=self.last)
+            if self.end is None:
+                yield from stored_rows(self.file)
+                return
+            with self.file.open("rb") as stream:
+                stream.seek(self.begin)
+                lines = io.BytesIO(stream.read(self.end - self.begin))
+            yield from numbered_lines(lines, first=self.first, last=self.last)
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values."""
@@ -108,15 +118,6 @@ def _groups(file: Path) -> Iterator[tuple[Path, int, int, int | None, bool, int]
         if size >= UNIT_BYTES or group == metadata.num_row_groups - 1:
             yield file, first, begin, group + 1, group == metadata.num_row_groups - 1, size
             begin, first, rows, size = group + 1, first + rows, 0, 0
-
-
-def _until(stream: Iterable[bytes], size: int) -> Iterator[bytes]:
-    """Lines until their bytes are so many."""
-    for line in stream:
-        yield line
-        size -= len(line)
-        if size <= 0:
-            return
 
 
 def in_batches(rows: Iterator[tuple[int, Stored]], size: int) -> Iterator[list[tuple[int, Stored]]]:

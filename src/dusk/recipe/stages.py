@@ -228,7 +228,9 @@ class SftStage(TrainingStage):
     model: Model = Field(description="the model to tune")
     data: list[File] = Field(min_length=1, description="instructions with answers")
     eval_data: list[File] | None = Field(None, description="held-out instructions, measured along the way")
-    template: str | None = Field(None, description="chat template: solar, alpaca or chatml")
+    template: str | None = Field(
+        None, description="chat template: solar, alpaca, chatml, or tokenizer (the model's own)"
+    )
 
 
 class AlignStage(TrainingStage):
@@ -236,7 +238,9 @@ class AlignStage(TrainingStage):
 
     model: Model = Field(description="the model to align")
     steps: list[File] = Field(min_length=1, description="preference pairs; one file is one step")
-    template: str | None = Field(None, description="chat template: solar, alpaca or chatml")
+    template: str | None = Field(
+        None, description="chat template: solar, alpaca, chatml, or tokenizer (the model's own)"
+    )
     preset: Literal["zephyr-paper", "zephyr-recipe"] | None = Field(
         None, description="settings of Zephyr, by its paper or its published recipe"
     )

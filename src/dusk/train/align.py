@@ -13,9 +13,8 @@ from transformers import PreTrainedModel
 
 from dusk.checkpoint import Source, open_checkpoint
 from dusk.data.encode import TextTokenizer
+from dusk.data.jinja_template import ChatTemplate
 from dusk.data.stores import Pairs
-from dusk.data.templates import Template
-from dusk.data.templates import template as template_called
 from dusk.errors import SettingError
 from dusk.train.distribution import distributed
 from dusk.train.fit import using_threads
@@ -38,7 +37,7 @@ from dusk.train.settings import TrainSettings
 from dusk.train.steps import Objective, Outcome, Step, run_steps
 from dusk.train.tokens import token_store
 from dusk.train.trainer import Progress
-from dusk.train.vocabulary import load_tokenizer, own_template
+from dusk.train.vocabulary import add_tokens, load_tokenizer, template_for
 
 Order = Literal["given", "easy-to-hard"]
 
@@ -90,7 +89,7 @@ def align(
 
     `order` "easy-to-hard" sorts the steps by the accuracy of the starting model, highest first. The paper sorts
     by reward accuracy and does not say how a model without a reference has a reward; here it is the share of
-    pairs with log p(chosen) > log p(rejected). `template` is the one that the model was tuned with, or else
+    pairs with log p(chosen) > log p(rejected). `template` is by default the model's own if it has one, or else
     SOLAR's. `preset` gives all settings that are not given (`PRESETS`). `batch_pairs`, in place of `batch_tokens`:
     about so many pairs of mean length make an update. References are kept in `reference_cache` for other runs.
     `settings` are those of `TrainSettings`, and hold for each step: `tokens` is per step.
@@ -101,15 +100,16 @@ def align(
     """
     objective, chosen = _checked(steps, beta, preset, batch_pairs, order, settings)
     files, start = data_files(steps), open_checkpoint(model)
-    turns = template_called(template or own_template(start.path))
+    turns = template_for(start.path, template)
     inputs = (Source.of(start), *data_sources(files))
     recorded = chosen.to_json() | {**objective, "order": order, "template": turns.name}
     with SharedOutput(out, resume_key("align", inputs, recorded)) as output, using_threads(chosen.threads):
         if report := finished_before(output):
             return report
         network = load_model(start.path)
-        ready = prepared(network, chosen, layer_map_of(start.path))
         tokenizer = load_tokenizer(start.path, network)
+        add_tokens(tokenizer, turns, network, chosen)
+        ready = prepared(network, chosen, layer_map_of(start.path))
         common = Objective(
             objective["beta"],
             objective["batch_pairs"],
@@ -176,7 +176,7 @@ class _Reading:
     model: PreTrainedModel
     digest: str
     tokenizer: TextTokenizer
-    template: Template
+    template: ChatTemplate
     settings: TrainSettings
 
     def step(self, file: Path, cache: Path) -> Step:

@@ -25,13 +25,13 @@ from dusk.checkpoint import (
     write_manifest,
 )
 from dusk.data.encode import TextTokenizer
+from dusk.data.jinja_template import ChatTemplate
 from dusk.data.stores import file_digest
-from dusk.data.templates import Template
 from dusk.errors import DataError
 from dusk.train.distribution import from_main, on_main, rank
 from dusk.train.lora import Adapters
 from dusk.train.model import save_model
-from dusk.train.vocabulary import TEMPLATE_FILE, chat_template, stop_at
+from dusk.train.vocabulary import TEMPLATE_FILE, chat_template, save_added_tokens, stop_at
 
 _PACKAGES = ("torch", "transformers", "accelerate", "tokenizers")
 
@@ -61,7 +61,7 @@ class TrainReport:
 class Tuned:
     """What a chat model has besides weights: its template, and the tokenizer whose EOS ends an answer."""
 
-    template: Template
+    template: ChatTemplate
     tokenizer: TextTokenizer
 
 
@@ -160,6 +160,7 @@ def _finish(
     if tuned is not None:
         jinja = chat_template(tuned.template, output.path, tuned.tokenizer)
         (output.path / TEMPLATE_FILE).write_text(jinja, encoding="utf-8")
+        save_added_tokens(output.path, tuned.tokenizer)
         stop_at(output.path, tuned.tokenizer)
     before = read_manifest(start) if start is not None else None
     licenses = data_licenses(inputs).union(before.results.get(DATA_LICENSES, []) if before else [])

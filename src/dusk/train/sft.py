@@ -5,7 +5,6 @@ from typing import Any
 
 from dusk.checkpoint import Source, open_checkpoint
 from dusk.data.stores import Chats
-from dusk.data.templates import template as template_called
 from dusk.train.distribution import distributed
 from dusk.train.fit import fit
 from dusk.train.model import context_length, load_model, result_dtype, saved_dtype
@@ -26,7 +25,7 @@ from dusk.train.prepared import prepared
 from dusk.train.settings import TrainSettings
 from dusk.train.tokens import token_store
 from dusk.train.trainer import Progress
-from dusk.train.vocabulary import load_tokenizer, own_template
+from dusk.train.vocabulary import add_tokens, load_tokenizer, template_for
 
 DEFAULTS: dict[str, Any] = {
     "learning_rate": 2e-5,
@@ -50,9 +49,9 @@ def sft(
 ) -> TrainReport:
     """Tune `model` to follow instructions, on rows with `messages` or with `prompt` and `completion`.
 
-    Answers are what is trained, with the end-of-text token behind each; `template` writes the turns: the
-    one that the model was tuned with, or else SOLAR's. `settings` are those of `TrainSettings`. SOLAR,
-    section 3.2.
+    Answers are what is trained, with the end-of-text token behind each; `template` writes the turns: solar,
+    alpaca, chatml, or tokenizer for the model's own; by default its own if it has one, else SOLAR's. `settings`
+    are those of `TrainSettings`. SOLAR, section 3.2.
 
     Raises:
         InputError: model, data, template or settings that cannot be used, or OUT exists.
@@ -61,15 +60,16 @@ def sft(
     chosen = TrainSettings.of(settings, **DEFAULTS)
     files, heldout_files = data_files(data), data_files(eval_data)
     start = open_checkpoint(model)
-    turns = template_called(template or own_template(start.path))
+    turns = template_for(start.path, template)
     inputs = (Source.of(start), *data_sources([*files, *heldout_files]))
     recorded = chosen.to_json() | {"template": turns.name}
     with SharedOutput(out, resume_key("sft", inputs, recorded)) as output:
         if report := finished_before(output):
             return report
         network = load_model(start.path)
-        ready = prepared(network, chosen, layer_map_of(start.path))
         tokenizer = load_tokenizer(start.path, network)
+        add_tokens(tokenizer, turns, network, chosen)
+        ready = prepared(network, chosen, layer_map_of(start.path))
         chats = Chats(tokenizer, context_length(network, chosen.sequence_length), turns)
         store, counts = token_store(files, chats, chosen.token_cache)
         heldout = None

@@ -4,16 +4,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
 from dusk.data.encode import TextTokenizer
-from dusk.data.templates import TEMPLATES, Template
-from dusk.errors import CheckpointError
+from dusk.data.jinja_template import OWN, ChatTemplate, JinjaTemplate
+from dusk.data.templates import SOLAR, TEMPLATES, template
+from dusk.errors import CheckpointError, SettingError
+from dusk.train.settings import TrainSettings
 
 TEMPLATE_FILE = "chat_template.jinja"
 _GENERATION_FILE = "generation_config.json"
 _BOS_IN_FRONT = "{{ bos_token }}"
+_NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
 def load_tokenizer(folder: Path, model: PreTrainedModel) -> TextTokenizer:
@@ -42,22 +46,84 @@ def load_tokenizer(folder: Path, model: PreTrainedModel) -> TextTokenizer:
     return TextTokenizer(tokenizer, eos=_end_of_text(folder, tokenizer, model))
 
 
-def own_template(folder: Path) -> str:
-    """The name of the chat template that a model was tuned with; "solar" where it has none of ours."""
-    file = folder / TEMPLATE_FILE
-    text = file.read_text(encoding="utf-8") if file.exists() else ""
-    plain = text.removeprefix(_BOS_IN_FRONT)
-    return next((name for name, template in TEMPLATES.items() if template.jinja == plain), "solar")
+def template_for(folder: Path, name: str | None = None) -> ChatTemplate:
+    """The chat template of that name for the model in `folder`; "tokenizer" is the model's own.
+
+    Without a name it is the model's own where it has one, or else SOLAR's. An own one that is written down in
+    `dusk.data.templates` is that one.
+
+    Raises:
+        CheckpointError: the model's own is asked for, and it has none.
+        SettingError: an unknown name.
+    """
+    if name is not None and name != OWN:
+        return template(name)
+    jinja = _own_jinja(folder)
+    if jinja is None:
+        if name is None:
+            return SOLAR
+        raise CheckpointError(
+            f"{folder}: its tokenizer has no chat template",
+            remedy=f"Name one of {', '.join(TEMPLATES)}, or put a {TEMPLATE_FILE} into the folder.",
+        )
+    plain = jinja.removeprefix(_BOS_IN_FRONT)
+    named = {key: text for key in _NAMED if (text := _named_text(folder, key))}
+    return next((one for one in TEMPLATES.values() if one.jinja == plain), JinjaTemplate(jinja, named))
 
 
-def chat_template(template: Template, folder: Path, tokenizer: TextTokenizer) -> str:
+def chat_template(turns: ChatTemplate, folder: Path, tokenizer: TextTokenizer) -> str:
     """The jinja that goes with a model tuned in this template: servers get the ids of training from it.
 
     Training puts BOS in front where the tokenizer does. Servers tokenise what a chat template renders without
-    special tokens, so there the template itself has to write it.
+    special tokens, so there the template itself has to write it, if it does not already.
     """
-    bos = _named_token(folder, "bos_token", tokenizer)
-    return (_BOS_IN_FRONT if tokenizer.bos is not None and bos == tokenizer.bos else "") + template.jinja
+    text = _named_text(folder, "bos_token")
+    if text is None or tokenizer.bos is None or tokenizer.token_id(text) != tokenizer.bos:
+        return turns.jinja
+    written = turns.prompt([{"role": "user", "content": "a"}]).startswith(text)
+    return turns.jinja if written else _BOS_IN_FRONT + turns.jinja
+
+
+def add_tokens(
+    tokenizer: TextTokenizer, turns: ChatTemplate, model: PreTrainedModel, settings: TrainSettings
+) -> None:
+    """See to it that what a template wants as single tokens are such, in rows that the embedding has left.
+
+    Their rows, of the output layer too, begin as the mean of the others.
+
+    Raises:
+        CheckpointError: the embedding has no row left for them.
+        SettingError: the settings do not train the embedding.
+    """
+    missing = [token for token in turns.tokens if tokenizer.token_id(token) is None]
+    if not missing:
+        return
+    weight = model.get_input_embeddings().weight
+    rows = range(tokenizer.size, tokenizer.size + len(missing))
+    if rows.stop > weight.shape[0]:
+        raise CheckpointError(
+            f"the template {turns.name} needs the tokens {' and '.join(missing)}, which are not in the tokenizer, "
+            f"and the embedding has no rows left for them: {rows.start:,} of {weight.shape[0]:,} are used",
+            remedy=f"Make room with `dusk scale MODEL OUT --layers 0-{model.config.num_hidden_layers - 1} "
+            f"--pad-vocabulary {-(-rows.stop // 64) * 64}`, or use another --template.",
+        )
+    if settings.lora_rank is not None or settings.train == "new":
+        raise SettingError(
+            f"the template {turns.name} adds the tokens {' and '.join(missing)}, and with adapters, or new layers "
+            "alone, nothing would train their rows of the embedding",
+            remedy="Tune in this template with all weights first, or use another --template.",
+        )
+    tokenizer.add_special(missing)
+    output = model.get_output_embeddings()
+    with torch.no_grad():
+        for matrix in (weight, *([] if output is None or output.weight is weight else [output.weight])):
+            matrix[rows.start : rows.stop] = matrix[: rows.start].float().mean(dim=0).to(matrix.dtype)
+
+
+def save_added_tokens(folder: Path, tokenizer: TextTokenizer) -> None:
+    """Write tokenizer.json again where tokens were added; else it stays as it is, byte for byte."""
+    if tokenizer.added:
+        tokenizer.save(folder / "tokenizer.json")
 
 
 def stop_at(folder: Path, tokenizer: TextTokenizer) -> None:
@@ -90,6 +156,18 @@ def _end_of_text(folder: Path, tokenizer: Tokenizer, model: PreTrainedModel) -> 
             f"{folder}: {fault}", remedy="Name the token as `eos_token` in tokenizer_config.json."
         )
     return int(found)
+
+
+def _own_jinja(folder: Path) -> str | None:
+    """The jinja of a model's chat template: a file of its own, or in tokenizer_config.json."""
+    file = folder / TEMPLATE_FILE
+    if file.exists():
+        return file.read_text(encoding="utf-8")
+    found = _read(folder / "tokenizer_config.json").get("chat_template")
+    if isinstance(found, list):  # several by name
+        named = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}
+        found = named.get("default")
+    return found if isinstance(found, str) else None
 
 
 def _named_token(folder: Path, name: str, tokenizer: TextTokenizer) -> int | None:
