@@ -36,6 +36,7 @@ class TaskResult:
         overlap: the share of items with 13 words in a row that stand in the training data; None without these.
         shares: of each item the share of neighbours that the model finds likelier than it.
         min_k_scores: of each item Min-K% Prob under the model.
+        min_k_reference: of each item Min-K% Prob under the reference; None where tokens differ.
     """
 
     task: str
@@ -47,6 +48,7 @@ class TaskResult:
     overlap: float | None
     shares: list[float]
     min_k_scores: list[float]
+    min_k_reference: list[float] | None
 
 
 @dataclass(frozen=True)
@@ -167,11 +169,11 @@ def _result(
     texts: Sequence[str],
     shares: list[float],
     own: list[float],
-    others: Sequence[float] | None,
+    others: list[float] | None,
     trained: Sequence[str],
 ) -> TaskResult:
     result = sum(share < LOW for share in shares) / len(shares)
     above = None if others is None else sum(a > b for a, b in zip(own, others, strict=True)) / len(own)
     overlap = sum(overlapping(texts, trained)) / len(texts) if trained else None
     mean = sum(own) / len(own)
-    return TaskResult(label, len(texts), result, result > LIKELY, mean, above, overlap, shares, own)
+    return TaskResult(label, len(texts), result, result > LIKELY, mean, above, overlap, shares, own, others)
