@@ -56,6 +56,7 @@ def demonstrate(out: Path, *, items: int, samples: int, rows: int) -> dict[str, 
         found = contamination(
             out / model, reference=BASE if reference == "base" else out / reference, train=[data[model]],
             task=[str(file) for file in files.values()], items=items, samples=samples,
+            neighbours=out / "neighbours.jsonl",
         )  # fmt: skip
         results = dict(zip(kinds, found.tasks, strict=True))
         pair = told[f"{model}, reference {reference}"] = {k: asdict(result) for k, result in results.items()}
@@ -151,7 +152,7 @@ if __name__ == "__main__":
     )
     parser.add_argument("out", type=Path)
     parser.add_argument("--items", type=int, default=50, help="of each kind [50]")
-    parser.add_argument("--samples", type=int, default=40, help="neighbours of each item [40]")
+    parser.add_argument("--samples", type=int, default=20, help="neighbours of each item [20]")
     parser.add_argument("--rows", type=int, default=2000, help="of the training split in both models [2000]")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
