@@ -21,6 +21,7 @@ import dusk
 from bench.data_rows import data_folder
 from bench.roc_figure import Panel, roc_figure
 from bench.table import aligned
+from dusk.checkpoint import read_manifest
 from dusk.data.benchmarks import read_benchmark
 from dusk.evaluate.contamination import TaskResult, area_interval, area_under, contamination, roc
 
@@ -39,23 +40,27 @@ _TRAINING: dict[str, Any] = {
 }  # fmt: skip
 
 
-def demonstrate(out: Path, *, items: int, samples: int, rows: int) -> dict[str, Any]:
+def demonstrate(out: Path, *, items: int, tested: int, samples: int, rows: int) -> dict[str, Any]:
     """Train both models and test both: the results by pair and kind of item, with areas and curves."""
     tests, others = (_fitting(data_folder() / "gsm8k" / f"{split}.jsonl.gz") for split in ("test", "train"))
     kinds = {f"seen-{copies}": copies for copies in SEEN} | {"unseen": 0}
     files = {kind: _write(out / f"{kind}.jsonl", _part(tests, n, items)) for n, kind in enumerate(kinds)}
     common = others[len(SEEN) * items :][:rows]
-    told: dict[str, Any] = {"items": items, "samples": samples, "rows": len(common)}
+    told: dict[str, Any] = {"items": items, "tested": tested, "samples": samples, "rows": len(common)}
     data = {}
     for model, source in (("contaminated", tests), ("clean", others)):
         texts = common + [t for n, copies in enumerate(SEEN) for t in _part(source, n, items) * copies]
         random.Random(2).shuffle(texts)
         data[model] = _write(out / f"train-{model}.jsonl", texts)
-        told["tokens"] = dusk.pretrain(BASE, out / model, data=[data[model]], **_TRAINING).tokens
+        if not (out / model).exists():  # else it is of a run that was stopped
+            dusk.pretrain(BASE, out / model, data=[data[model]], **_TRAINING)
+        manifest = read_manifest(out / model)
+        assert manifest is not None
+        told["tokens"] = manifest.results["tokens"]
     for model, reference in PAIRS:
         found = contamination(
             out / model, reference=BASE if reference == "base" else out / reference, train=[data[model]],
-            task=[str(file) for file in files.values()], items=items, samples=samples,
+            task=[str(file) for file in files.values()], items=tested, samples=samples,
             neighbours=out / "neighbours.jsonl",
         )  # fmt: skip
         results = dict(zip(kinds, found.tasks, strict=True))
@@ -152,11 +157,18 @@ if __name__ == "__main__":
     )
     parser.add_argument("out", type=Path)
     parser.add_argument("--items", type=int, default=50, help="of each kind [50]")
+    parser.add_argument("--tested", type=int, help="of each kind [all]")
     parser.add_argument("--samples", type=int, default=20, help="neighbours of each item [20]")
     parser.add_argument("--rows", type=int, default=2000, help="of the training split in both models [2000]")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    found = demonstrate(options.out, items=options.items, samples=options.samples, rows=options.rows)
+    found = demonstrate(
+        options.out,
+        items=options.items,
+        tested=options.tested or options.items,
+        samples=options.samples,
+        rows=options.rows,
+    )
     (options.out / "contamination.json").write_text(json.dumps(found, indent=1) + "\n")
     (options.out / "contamination.svg").write_text(figure(found))
     print(f"{results_table(found)}\n\n{areas_table(found)}\n")
