@@ -29,7 +29,7 @@ BASE = Path(dusk.__file__).parent / "base/constant"
 SEEN = (1, 4, 16)
 """How often the items of each kind stand in the training data; beside them there are items that do not."""
 
-PAIRS = (("contaminated", "base"), ("contaminated", "clean"), ("clean", "base"))
+PAIRS = (("contaminated", "base"), ("clean", "base"), ("contaminated", "clean"))
 """What is tested against which reference."""
 
 TESTS = ("neighbourhood", "Min-20%", "Min-20% less the reference's")
@@ -67,6 +67,8 @@ def demonstrate(out: Path, *, items: int, tested: int, samples: int, rows: int) 
         pair = told[f"{model}, reference {reference}"] = {k: asdict(result) for k, result in results.items()}
         for kind in list(kinds)[:-1]:
             pair[kind]["roc"] = _curves(results[kind], results["unseen"])
+        (out / "contamination.json").write_text(json.dumps(told, indent=1) + "\n")
+        print(f"tested: {model}, reference {reference}", flush=True)
     return told
 
 
@@ -109,8 +111,9 @@ def _write(path: Path, texts: Sequence[str]) -> Path:
 
 
 def pairs_of(told: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The results by pair."""
-    return {name: told[name] for name in (f"{model}, reference {other}" for model, other in PAIRS)}
+    """The results by pair, as far as they are there."""
+    names = (f"{model}, reference {other}" for model, other in PAIRS)
+    return {name: told[name] for name in names if name in told}
 
 
 def results_table(told: dict[str, Any]) -> str:
@@ -144,10 +147,12 @@ def figure(told: dict[str, Any]) -> str:
         (TESTS[2], "clean", "Min-20% less the clean model's"),
     ):
         lines = {}
-        for copies in SEEN:
-            curve = told[f"contaminated, reference {reference}"][f"seen-{copies}"]["roc"][test]
+        pair = f"contaminated, reference {reference}"
+        for copies in SEEN if pair in told else ():
+            curve = told[pair][f"seen-{copies}"]["roc"][test]
             lines[f"seen {copies} ×, area {curve['area']:.2f}"] = curve["curve"]
-        panels.append(Panel(title, lines))
+        if lines:
+            panels.append(Panel(title, lines))
     return roc_figure(panels)
 
 
@@ -169,7 +174,6 @@ if __name__ == "__main__":
         samples=options.samples,
         rows=options.rows,
     )
-    (options.out / "contamination.json").write_text(json.dumps(found, indent=1) + "\n")
     (options.out / "contamination.svg").write_text(figure(found))
     print(f"{results_table(found)}\n\n{areas_table(found)}\n")
     print(f"{found['tokens']:,} tokens of training each; {time.process_time():.0f} s of processor time")
