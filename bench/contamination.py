@@ -144,7 +144,7 @@ def figure(told: dict[str, Any]) -> str:
         (TESTS[0], "base", "Neighbourhood, reference: base"),
         (TESTS[0], "clean", "Neighbourhood, reference: clean"),
         (TESTS[1], "base", "Min-20%"),
-        (TESTS[2], "clean", "Min-20% less the clean model's"),
+        (TESTS[2], "base", "Min-20% less the base's"),
     ):
         lines = {}
         pair = f"contaminated, reference {reference}"
