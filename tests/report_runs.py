@@ -264,3 +264,30 @@ def seed_stages(offset: float) -> list[FakeStage]:
     stages[4].curve = [(tokens, bits + offset) for tokens, bits in RECOVERY]
     models = {"models": list(SEED_MODELS)}
     return [*stages, FakeStage("scores", "evaluate", models, SEED_MODELS, layers=None, parameters=None)]
+
+
+NARROW = {
+    "decayed": (0.07, 0.32, 0.10),
+    "scaled": (0.3, 0.25, 0.05),
+    "recovered": (-0.02, 0.44, 0.20),
+}
+
+
+def narrow_run() -> list[FakeStage]:
+    """Another recipe: the same base, fewer layers, no tuning; its recovered model is the better one."""
+    stages = whole_run()[:5]
+    stages[3] = replace(stages[3], layers=10, layer_map=LayerMap.depthwise(8, drop=3))
+    curve = [(tokens, bits - 0.02) for tokens, bits in RECOVERY]
+    settings = {**stages[4].settings, "label": "Narrow"}
+    stages[4] = replace(stages[4], settings=settings, layers=10, curve=curve)
+    models = {"models": list(NARROW)}
+    return [*stages, FakeStage("scores", "evaluate", models, tuple(NARROW), layers=None, parameters=None)]
+
+
+def write_two(folder: Path) -> list[Path]:
+    """The whole run and the narrow one, evaluated on the same items."""
+    wide = write_run(folder / "wide", whole_run(), name="wide")
+    write_scores(wide / "scores")
+    narrow = write_run(folder / "narrow", narrow_run(), name="narrow")
+    write_scores(narrow / "scores", NARROW)
+    return [wide, narrow]

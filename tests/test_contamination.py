@@ -10,7 +10,7 @@ import pytest
 import dusk
 from dusk.cli.main import _status
 from dusk.errors import DataError, SettingError
-from dusk.evaluate.contamination import area_under, contamination, min_k, roc, run
+from dusk.evaluate.contamination import area_interval, area_under, contamination, min_k, roc, run
 from dusk.evaluate.contamination.statistics import share_below, split_words
 
 BASE = Path(dusk.__file__).parent / "base" / "constant"
@@ -49,6 +49,18 @@ def test_the_curve_and_its_area():
     pairs = [(s > u) + 0.5 * (s == u) for s in seen for u in unseen]
     assert area_under(curve) == pytest.approx(sum(pairs) / len(pairs))
     assert area_under(roc([1.0], [0.0])) == 1.0
+
+
+def test_the_interval_of_an_area_covers_it_as_often_as_it_says():
+    """Normal scores whose means are one deviation apart have the area Phi(1 / sqrt 2)."""
+    true = 0.5 * (1 + math.erf(0.5))
+    drawn = np.random.default_rng(1)
+    covered = []
+    for _ in range(100):
+        low, high = area_interval(drawn.normal(1, 1, 40), drawn.normal(0, 1, 40), resamples=200)
+        covered.append(low <= true <= high)
+    assert 88 <= sum(covered) <= 99
+    assert area_interval([2.0, 3.0], [0.0, 1.0]) == (1.0, 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -118,10 +130,39 @@ def test_what_is_learnt_by_heart_is_found(monkeypatch, tmp_path, learnt, result,
 def test_the_same_seed_gives_the_same_result(tmp_path):
     file = rows(tmp_path / "mine.jsonl", SEEN)
     options = {"reference": BASE, "task": str(file), "items": 3, "samples": 4}
-    first, again = (contamination(BASE, **options, out=tmp_path / "r.json") for _ in range(2))
+    first, again = (contamination(BASE, **options, out=tmp_path / f"{n}.json") for n in range(2))
     assert first == again
-    assert json.loads((tmp_path / "r.json").read_text())["tasks"][0]["shares"] == first.tasks[0].shares
+    assert json.loads((tmp_path / "1.json").read_text())["tasks"][0]["shares"] == first.tasks[0].shares
+    assert first.tasks[0].min_k_reference == first.tasks[0].min_k_scores
     assert first.tasks[0].min_k_above == 0.0  # it is its own reference
+
+
+def test_what_the_reference_wrote_is_not_drawn_again(monkeypatch, tmp_path):
+    """By a run that goes on where one was stopped, or for another model; another seed draws anew."""
+    file = rows(tmp_path / "mine.jsonl", SEEN)
+    drawn = []
+    monkeypatch.setattr(run, "_models", lambda *_: (Stub(SEEN), Counting(drawn)))
+    options = {"reference": "r", "task": str(file), "items": 3, "samples": 4}
+    first = contamination("m", **options, out=tmp_path / "r.json")
+    kept = tmp_path / "r.neighbours.jsonl"
+    lines = kept.read_bytes().splitlines(keepends=True)
+    kept.write_bytes(b"".join(lines[:2]) + lines[2][:9])  # killed while writing
+    assert contamination("m", **options, neighbours=kept).tasks == first.tasks
+    assert len(drawn) == 3 + 1
+    contamination("other", **options, neighbours=kept, seed=9)
+    assert len(drawn) == 3 + 1 + 3
+
+
+class Counting(Stub):
+    digest = "d"
+
+    def __init__(self, drawn):
+        super().__init__()
+        self.drawn = drawn
+
+    def continuations(self, prefix, count, *, most_tokens):
+        self.drawn.append(prefix)
+        return super().continuations(prefix, count, most_tokens=most_tokens)
 
 
 def test_bad_input_is_told(tmp_path):

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import benchmark_rows as rows
 from dusk.cli import main
-from dusk.errors import DataError, InputError, SettingError
+from dusk.errors import DataError
 from dusk.evaluate import (
     EntryItems,
     EvalReport,
@@ -399,26 +399,3 @@ def test_all_data_that_are_missing_are_told_with_what_to_do(folder, tmp_path):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows.arc(30)))
     with pytest.raises(DataError, match=r"\(ARC-Challenge\): there is no file for its split test"):
         evaluate(folder, suite="arc_challenge", data=tmp_path)
-
-
-def test_any_task_of_the_harness_by_name_and_the_hubs_layout(folder, tmp_path, monkeypatch):
-    """BBH from a folder laid out as the hub's repository; an answer of a stub."""
-    content = [{"input": "not ( True ) and ( True ) is", "target": "False"}] * 3
-    path = tmp_path / "SaylorTwift" / "bbh" / "boolean_expressions" / "test.jsonl"
-    path.parent.mkdir(parents=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in content))
-    _stub(monkeypatch, lambda request: -1.0 if request.args[1] == " False" else -2.0, None)
-    found = evaluate(folder, suite="leaderboard_bbh_boolean_expressions", data=tmp_path, device="cpu")
-    assert found.cell("small", "leaderboard_bbh_boolean_expressions").value == 1.0
-    with pytest.raises(SettingError, match="Did you mean leaderboard_bbh_boolean_expressions"):
-        evaluate(folder, suite="leaderboard_bbh_boolean_expresions", data=tmp_path)
-
-
-def test_a_task_that_needs_a_package_names_it(folder, tmp_path, monkeypatch):
-    def lack(self, names):
-        raise ModuleNotFoundError("No module named 'langdetect'", name="langdetect")
-
-    monkeypatch.setattr(type(harness._own_tasks()), "load", lack)
-    with pytest.raises(InputError, match="needs langdetect") as caught:
-        evaluate(folder, suite="ifeval", data=tmp_path)
-    assert caught.value.remedy == "pip install langdetect"

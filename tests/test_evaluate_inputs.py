@@ -8,8 +8,10 @@ from importlib.util import find_spec
 import pytest
 import yaml
 
+import benchmark_rows
 from dusk.errors import CheckpointError, DataError, InputError, SettingError
 from dusk.evaluate import evaluate, load_suite, suite_names
+from dusk.evaluate.model import load_model
 from dusk.evaluate.suites import unknown_task
 from evaluation_cases import write_data, write_models, write_suite
 
@@ -66,6 +68,16 @@ def test_a_folder_that_is_no_model_is_told(folders, suite, data, tmp_path):
     with pytest.raises(InputError, match="2 of 3 models") as caught:
         evaluate([tmp_path / "empty", folders[0], tmp_path / "absent"], suite=suite, data=data)
     assert len(caught.value.problems) == 2
+
+
+def test_a_tokenizer_without_eos_is_told(tmp_path):
+    folder = benchmark_rows.save_model(tmp_path / "model")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    del settings["eos_token"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "special_tokens_map.json").unlink(missing_ok=True)
+    with pytest.raises(CheckpointError, match="names no EOS token"):
+        load_model(folder, device="cpu", dtype="auto", batch_size=None)
 
 
 def test_missing_data_are_asked_for(folders, suite, data, tmp_path):

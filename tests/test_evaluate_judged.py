@@ -1,9 +1,8 @@
 """Judged evaluation against a server of our own that grades, stalls, errs and leaves the scale."""
 
 import json
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack
 
 import pytest
 from transformers import AutoTokenizer
@@ -11,9 +10,10 @@ from transformers import AutoTokenizer
 import benchmark_rows
 from dusk.cli import main
 from dusk.errors import CheckpointError, DataError, SettingError, WorkError
-from dusk.evaluate.answering import LocalAnswerer
-from dusk.evaluate.judge import Judge, read_grade
-from dusk.evaluate.judged import judge_models, read_questions
+from dusk.evaluate.judged import Judge, judge_models, read_questions
+from dusk.evaluate.judged.answering import LocalAnswerer
+from dusk.evaluate.judged.judge import read_grade
+from flawed_server import serving, stall
 
 QUESTIONS = [
     {"id": 1, "category": "writing", "questions": ["Write a line.", "Shorter."], "references": [None, "Hm."]},
@@ -23,56 +23,28 @@ QUESTIONS = [
 EXAMPLE = {"id": 0, "category": "maths", "questions": ["2 + 2?", "And 3 more?"], "references": ["4", "7"]}
 
 
-class Server:
-    """A chat server on this machine: `reply(messages, number)` gives text, a status, or None to stall."""
-
-    def __init__(self, reply):
-        self.asked = []
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                server.asked.append((self.path, self.headers["Authorization"], body))
-                answer = reply(body["messages"], len(server.asked))
-                if answer is None:
-                    time.sleep(0.6)
-                    answer = "Score: 1"
-                status, content = (answer, b"busy") if isinstance(answer, int) else (200, _completion(answer))
-                try:
-                    self.send_response(status)
-                    self.end_headers()
-                    self.wfile.write(content)
-                except BrokenPipeError:
-                    pass  # the client has given up
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
-
-    def close(self):
-        self.server.shutdown()
-        self.server.server_close()
-
-
-def _completion(text):
-    return json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}).encode()
-
-
 @pytest.fixture
-def serve():
-    servers = []
+def serve(monkeypatch):
+    """Starts a judge: `reply(messages, number)` gives text, a status, or None to stall."""
+    monkeypatch.setattr("dusk.data.server._wait", lambda *_: 0.01)
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    with ExitStack() as stack:
 
-    def start(reply):
-        servers.append(Server(reply))
-        return servers[-1]
+        def start(reply):
+            def behave(handler, body, number):
+                answer = reply(body["messages"], number)
+                if answer is None:
+                    stall(handler, 0.6)
+                elif isinstance(answer, int):
+                    handler.send(answer, b"busy")
+                else:
+                    handler.answer(answer)
 
-    yield start
-    for server in servers:
-        server.close()
+            url, server = stack.enter_context(serving(behave))
+            server.url = url
+            return server
+
+        yield start
 
 
 class Echo:
@@ -102,7 +74,11 @@ def example(tmp_path):
 
 
 def _judge(server, **options):
-    return Judge(server.url, "judge", pause_seconds=0.01, key="secret", **options)
+    return Judge(server.url, "judge", **options)
+
+
+def _graded(judge):
+    judge.grade([([{"role": "user", "content": "x"}], None)], lambda *_: None)
 
 
 def _by_text(messages, _):
@@ -129,10 +105,10 @@ def test_two_turns_with_and_without_an_example(questions, example, serve, tmp_pa
         "Shorter.",
     ]
     assert [m["content"] for m in model.seen[6]] == ["2 + 2?", "4", "And 3 more?", "7", "Write a line."]
-    path, key, body = server.asked[0]
-    assert (path, key) == ("/v1/chat/completions", "Bearer secret")
-    assert (body["model"], body["temperature"]) == ("judge", 0.0)
-    shown = [asked[2]["messages"][1]["content"] for asked in server.asked]
+    assert set(server.keys) == {"Bearer secret"}
+    assert [server.asked[0][name] for name in ("model", "temperature", "seed")] == ["judge", 0.0, 0]
+    assert "max_tokens" not in server.asked[0]
+    shown = [asked["messages"][1]["content"] for asked in server.asked]
     assert sum("[reference answer]" in text for text in shown) == 2 * 3
     assert not any("2 + 2?" in text for text in shown)
     written = json.loads((tmp_path / "r.json").read_text())
@@ -145,8 +121,8 @@ def test_a_stopped_run_goes_on_and_another_model_is_added(questions, serve, tmp_
         return 400 if number == 4 else "Score: 7"
 
     out, model = tmp_path / "r.json", Echo()
-    with pytest.raises(WorkError, match="it says 400: busy"):
-        judge_models([model], questions, _judge(serve(die_at_the_fourth)), out=out)
+    with pytest.raises(WorkError, match="does not answer: status 400"):
+        judge_models([model], questions, _judge(serve(die_at_the_fourth), concurrency=1), out=out)
     assert not out.exists()
     kept = tmp_path / "r.grades.jsonl"
     assert kept.read_bytes().count(b"\n") == 3
@@ -189,12 +165,27 @@ def test_a_judge_that_stalls_or_is_busy_is_asked_again(questions, serve, tmp_pat
     report = judge_models([Echo()], questions, judge, out=tmp_path / "r.json")
     assert report.score("echo", 0).value == 8.0
     assert len(server.asked) == 6 + 2
-    with pytest.raises(WorkError, match=r"no answer in 0\.2 s"):
-        _judge(serve(lambda *_: None), timeout_seconds=0.2).grade([{"role": "user", "content": "x"}], None)
-    gone = serve(lambda *_: "")
-    gone.close()
-    with pytest.raises(WorkError, match=r"does not answer.*refused"):
-        _judge(gone).complete([])
+    with pytest.raises(WorkError, match="no answer in time"):
+        _graded(_judge(serve(lambda *_: None), timeout_seconds=0.1))
+    with pytest.raises(WorkError, match="the connection failed"):
+        _graded(Judge("http://127.0.0.1:9/v1", "judge"))
+    with pytest.raises(WorkError, match="status 401") as caught:
+        _graded(_judge(serve(lambda *_: 401)))
+    assert "OPENAI_API_KEY" in caught.value.remedy
+
+
+def test_several_answers_are_graded_at_a_time(questions, serve, tmp_path):
+    """An answer that is cut off or empty has no grade, and the others are graded."""
+
+    def slow(messages, number):
+        time.sleep(0.05)
+        return "" if "Name a tree." in messages[1]["content"] else "Score: 4"
+
+    server = serve(slow)
+    report = judge_models([Echo()], questions, _judge(server), out=tmp_path / "r.json")
+    assert server.at_once[1] == 3
+    assert [grade.grade for grade in report.grades] == [4.0, None, 4.0] * 2
+    assert report.grades[1].verdict == "the answer is empty"
 
 
 @pytest.mark.parametrize(
@@ -233,7 +224,7 @@ def test_every_fault_of_a_question_file_is_told(tmp_path, questions):
     assert "the id 1 stands on several rows" in caught.value.problems[-1]
     with pytest.raises(DataError, match="example needs"):
         judge_models([], questions, Judge("http://x", "j"), out=tmp_path / "r", example=questions[0])
-    with pytest.raises(SettingError, match="no address"):
+    with pytest.raises(SettingError, match="is no URL"):
         Judge("localhost:8000", "j")
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from dusk.report import report
 from report_browser import Browser, find_browser
-from report_runs import whole_run, write_run, write_scores, write_seeds
+from report_runs import whole_run, write_run, write_scores, write_seeds, write_two
 
 PROGRAM = find_browser()
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no Chromium on this machine")
@@ -15,6 +15,23 @@ pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no Chromium on this mac
 # what is wider than the window though it is in no box that scrolls
 WIDE = """[...document.querySelectorAll('main *')].filter(e => !e.closest('.scroll, pre, svg, .spoken')
     && e.getBoundingClientRect().right > innerWidth + 0.5).map(e => e.outerHTML.slice(0, 80))"""
+
+
+# texts of less contrast than WCAG asks for (4.5 to 1)
+POOR = """(() => {
+  const rgb = text => text.match(/[\\d.]+/g).map(Number);
+  const part = v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const light = c => 0.2126 * part(c[0]) + 0.7152 * part(c[1]) + 0.0722 * part(c[2]);
+  const ground = e => { for (; e; e = e.parentElement) { const c = rgb(getComputedStyle(e).backgroundColor);
+    if (c.length < 4 || c[3] > 0) return c; } };
+  const poor = [];
+  for (const e of document.querySelectorAll('main *')) {
+    if (e.closest('svg') || ![...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim())) continue;
+    const pair = [light(rgb(getComputedStyle(e).color)), light(ground(e))].sort((a, b) => b - a);
+    const ratio = (pair[0] + 0.05) / (pair[1] + 0.05);
+    if (ratio < 4.5) poor.push([e.tagName, e.className, e.textContent.trim().slice(0, 30), ratio]);
+  }
+  return poor; })()"""
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +47,11 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return report(write_seeds(tmp_path_factory.mktemp("seeds") / "out"))
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return report(write_two(tmp_path_factory.mktemp("compared")))
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +105,42 @@ def test_ablation_tables_render(browser: Browser, tmp_path: Path, width: int) ->
     assert browser.run("document.querySelectorAll('.ablation .best b').length") > 0
 
 
+@pytest.mark.parametrize("width", [1280, 390, 320])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_of_compared_runs_renders(browser: Browser, compared: Path, width: int, scheme: str) -> None:
+    browser.open(compared, width=width, scheme=scheme)
+    assert browser.problems == []
+    assert browser.requests == [compared.as_uri()]
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    assert browser.run(WIDE) == []
+    assert browser.run(POOR) == []
+    assert browser.run("document.querySelectorAll('#curves ~ .charts [data-points]').length") == 4
+    assert browser.run("document.querySelectorAll('.scores tbody tr').length") == 15
+    browser.run("document.querySelectorAll('.scores thead th')[3].querySelector('button').click()")
+    first = "document.querySelector('.scores tbody th').textContent.trim()"
+    assert browser.run(first) == "merge_average (wide)"
+
+
+def test_all_that_scrolls_or_opens_is_reached_by_the_keyboard(browser: Browser, compared: Path) -> None:
+    """With Tab alone, in the page's order, and what has the focus is named."""
+    browser.open(compared, width=390)
+    focused = """(() => { const e = document.activeElement; if (e === document.body) return null;
+        return [e.tagName, e.getAttribute('aria-label') || e.textContent.trim()] })()"""
+    wanted = browser.run(
+        "document.querySelectorAll('main a, main button, main summary, main .scroll').length"
+    )
+    hidden = browser.run("document.querySelectorAll('main details:not([open]) .scroll').length")
+    seen = []
+    for _ in range(wanted - hidden):
+        for kind in ("keyDown", "keyUp"):
+            browser.call("Input.dispatchKeyEvent", type=kind, key="Tab", code="Tab", windowsVirtualKeyCode=9)
+        seen.append(browser.run(focused))
+    assert all(each and each[1] for each in seen)
+    assert [each[0] for each in seen[:3]] == ["DIV", "A", "A"]
+    assert ["SUMMARY", "The numbers"] in seen
+    assert browser.run("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+
 def test_the_links_of_several_seeds_open_their_reports(browser: Browser, seeds: Path) -> None:
     browser.open(seeds, width=1280)
     link = browser.run("document.querySelector('.seeds tbody a').href")
@@ -127,23 +185,9 @@ def test_only_boxes_that_scroll_are_wider_than_a_phone(browser: Browser, page: P
 
 def test_text_is_read(browser: Browser, page: Path) -> None:
     """Every text has at least the contrast that WCAG asks for (4.5 to 1), in both schemes."""
-    script = """(() => {
-      const rgb = text => text.match(/[\\d.]+/g).map(Number);
-      const part = v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
-      const light = c => 0.2126 * part(c[0]) + 0.7152 * part(c[1]) + 0.0722 * part(c[2]);
-      const ground = e => { for (; e; e = e.parentElement) { const c = rgb(getComputedStyle(e).backgroundColor);
-        if (c.length < 4 || c[3] > 0) return c; } };
-      const poor = [];
-      for (const e of document.querySelectorAll('main *')) {
-        if (e.closest('svg') || ![...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim())) continue;
-        const pair = [light(rgb(getComputedStyle(e).color)), light(ground(e))].sort((a, b) => b - a);
-        const ratio = (pair[0] + 0.05) / (pair[1] + 0.05);
-        if (ratio < 4.5) poor.push([e.tagName, e.className, e.textContent.trim().slice(0, 30), ratio]);
-      }
-      return poor; })()"""
     for scheme in ("light", "dark"):
         browser.open(page, width=1280, scheme=scheme)
-        assert browser.run(script) == []
+        assert browser.run(POOR) == []
 
 
 def test_the_table_sorts(browser: Browser, page: Path) -> None:

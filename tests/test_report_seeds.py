@@ -312,7 +312,7 @@ class TestBadFolders:
         first = write_seeds(tmp_path / "a", (0.0,), scores=False) / "seed-0"
         second = write_seeds(tmp_path / "b", (0.0,), scores=False) / "seed-0"
         with pytest.raises(InputError) as caught:
-            report([first, second], out=tmp_path / "report.html")
+            read_seeds([first, second])
         assert caught.value.problems == [f"{first} and {second} have the same seed, 0"]
 
     def test_folders_in_two_places_need_a_file(self, tmp_path: Path) -> None:

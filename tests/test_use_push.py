@@ -14,6 +14,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from huggingface_hub import ModelCard
 
 import dusk
 
@@ -179,6 +180,20 @@ def test_the_same_command_continues(hub: str, model_folder: Callable[..., Path],
     }
 
 
+def test_the_card_is_published_with_scores(hub: str, model: Path, tmp_path: Path):
+    score = {"value": 0.5, "stderr": 0.1, "n": 25, "higher_is_better": True}
+    column = {"label": "ARC", "entry": "arc_challenge", "metric": "acc_norm"}
+    row = {"name": "x", "path": str(model), "scores": {"arc_challenge": {"acc_norm": score}}}
+    told = {"suite": "openllm", "versions": {}, "columns": [column], "models": [row]}
+    (tmp_path / "scores.json").write_text(json.dumps({**told, "tasks": [{"task": "arc_challenge"}]}))
+    done = push(hub, tmp_path, model, "owner/model", "--scores", "scores.json")
+    assert done.returncode == 0, done.stderr
+    data = ModelCard(Hub.files["README.md"].decode()).data
+    assert [result.metric_value for result in data.eval_results] == [50.0]
+    assert data.tags == ["dusk", "depth-up-scaling"]
+    assert (model / "README.md").read_bytes() != Hub.files["README.md"]
+
+
 def test_a_public_repository_is_asked_for(hub: str, model: Path, tmp_path: Path):
     done = push(hub, tmp_path, model, "owner/model", "--public", "--json")
     assert json.loads(done.stdout)["private"] is False
@@ -206,6 +221,7 @@ def test_a_hub_that_is_not_there(model: Path, tmp_path: Path):
         (["deep", "model"], "'model' names no repository"),
         (["nowhere", "owner/model"], "There is no folder nowhere"),
         (["deep", "owner/model", "--report", "none.html"], "There is no report none.html"),
+        (["deep", "owner/model", "--scores", "none.json"], "none.json holds no results of `dusk eval`"),
     ],
 )
 def test_what_is_wrong_is_told_before_anything_is_sent(

@@ -1,6 +1,6 @@
 """Model folders as bytes: reading them without trust, writing them whole or not at all. No torch."""
 
-from dusk.checkpoint.card import data_licenses, file_license, write_card
+from dusk.checkpoint.card import card_text, data_licenses, file_license, write_card
 from dusk.checkpoint.companions import carry_over
 from dusk.checkpoint.copies import Progress, can_share, write_copies
 from dusk.checkpoint.deepen import deepen_config
@@ -39,6 +39,7 @@ __all__ = [
     "VerifyReport",
     "ancestry",
     "can_share",
+    "card_text",
     "carry_over",
     "data_licenses",
     "deepen_config",

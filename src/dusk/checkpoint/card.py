@@ -2,12 +2,13 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dusk.checkpoint.folder import CONFIG_FILE, read_json_object
 from dusk.checkpoint.manifest import Manifest, Source, read_manifest
+from dusk.checkpoint.model_index import model_index
 from dusk.errors import CheckpointError
 from dusk.layers import LayerMap
 
@@ -17,6 +18,7 @@ _RELATIONS = {"merge": "merge"}
 _TAGS = {"scale": ["depth-up-scaling"], "merge": ["merge"], "align": ["dpo"], "sft": ["sft"]}
 _LICENSE = re.compile(r"^license:\s*[\"']?([\w.+-]+)[\"']?\s*$", re.MULTILINE)
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+_HUB_CACHE = re.compile(r"/datasets--([\w.-]+?)--([\w.-]+)/snapshots/", re.ASCII)
 _DATA_SUFFIXES = (".json", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")  # of inputs that are no models
 
 
@@ -24,18 +26,29 @@ def write_card(folder: Path) -> Path:
     """Writes the model card of a folder that has a `dusk.json`; raises `CheckpointError` for one without.
 
     The card names the base models, their licence where their card or config states one and all agree,
-    the layer map, the settings and the results.
+    the data sets of the hub, the layer map, the settings and the results.
+    """
+    file = folder / CARD_FILE
+    file.write_text(card_text(folder), encoding="utf-8")
+    return file
+
+
+def card_text(folder: Path, *, scores: Path | None = None, title: str | None = None) -> str:
+    """The card of a folder, with the scores that a results file of `dusk eval` has of it.
+
+    Raises:
+        CheckpointError: the folder has no `dusk.json`.
+        DataError: the results file has no scores of this folder.
     """
     manifest = read_manifest(folder)
     if manifest is None:
         raise CheckpointError(f"{folder} has no dusk.json to write a model card from.")
-    file = folder / CARD_FILE
-    file.write_text(render_card(manifest, folder.name.removesuffix(".partial")), encoding="utf-8")
-    return file
+    called = title or folder.name.removesuffix(".partial")
+    return render_card(manifest, called, model_index(scores, folder, called) if scores is not None else [])
 
 
-def render_card(manifest: Manifest, title: str) -> str:
-    """The text of the card."""
+def render_card(manifest: Manifest, title: str, scores: Sequence[Mapping[str, Any]] = ()) -> str:
+    """The text of the card; `scores` is its `model-index`."""
     from jinja2 import Environment, PackageLoader, StrictUndefined  # lazy: only cards need it
 
     environment = Environment(
@@ -56,6 +69,8 @@ def render_card(manifest: Manifest, title: str) -> str:
         base_models=sorted({name for source in models if (name := _model_name(source))}),
         relation=_RELATIONS.get(verb, "finetune"),
         tags=_TAGS.get(verb, []),
+        datasets=sorted(hub_datasets(manifest)),
+        model_index=_yaml({"model-index": list(scores)}) if scores else "",
         seams=layer_map.seams if layer_map else (),
         fresh=verb == "scale",
         identities=_identities(layer_map),
@@ -90,6 +105,26 @@ def file_license(file: Path) -> str:
 def data_licenses(inputs: Iterable[Source]) -> set[str]:
     """The licences of the data among a command's inputs."""
     return {file_license(Path(one.path)) for one in inputs if one.name.endswith(_DATA_SUFFIXES)}
+
+
+def hub_datasets(manifest: Manifest) -> set[str]:
+    """The data sets of the hub that a model was trained on, through the folders that dusk made of them."""
+    found: set[str] = set()
+    for source in manifest.inputs:
+        path = Path(source.path)
+        if source.name.endswith(_DATA_SUFFIXES):
+            match = _HUB_CACHE.search(path.as_posix())
+            made_from = None if match else read_manifest(path.parent)
+            found |= {f"{match[1]}/{match[2]}"} if match else set()
+            found |= hub_datasets(made_from) if made_from is not None else set()
+    return found
+
+
+def _yaml(value: Mapping[str, Any]) -> str:
+    import yaml  # lazy: only cards with scores need it
+
+    text: str = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+    return text
 
 
 def _front_matter(card: str) -> tuple[str, bool]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 @click.option("--device", metavar="TEXT", help="cpu, cuda or cuda:N")
 @click.option("--dtype", metavar="TEXT", help="type of the arithmetic; auto is float32 on a CPU")
 @click.option("--out", metavar="FILE", help="where the results go, as JSON")
+@click.option("--neighbours", metavar="FILE", help="keeps what the reference wrote [beside --out]")
 @click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
 def contamination(model: str, as_json: bool, **given: Any) -> None:
     """Test a model."""

@@ -9,13 +9,14 @@ from dusk.cli.terminal import facts, show_json
 @click.argument("model")
 @click.argument("repo")
 @click.option("--report", metavar="PATH", help="the page of a run, or the run's folder")
+@click.option("--scores", metavar="FILE", help="results of `dusk eval`: its scores go into the card")
 @click.option("--public", is_flag=True, help="a new repository is private unless this is given")
 @click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
-def push(model: str, repo: str, report: str | None, public: bool, as_json: bool) -> None:
+def push(model: str, repo: str, report: str | None, scores: str | None, public: bool, as_json: bool) -> None:
     """Publish a model."""
     from dusk.use.push import push as push_model
 
-    done = push_model(model, repo, report=report, public=public)
+    done = push_model(model, repo, report=report, scores=scores, public=public)
     if as_json:
         show_json(done)
         return

@@ -69,12 +69,15 @@ def _show_stages(recipe: "Recipe", as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("folder", metavar="DIR")
+@click.argument("folders", nargs=-1, required=True, metavar="DIR [DIR...]")
+@click.option(
+    "--out", metavar="FILE", help="the page [report.html in DIR; of several comparison.html beside]"
+)
 @click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
-def report(folder: str, as_json: bool) -> None:
-    """Write the report of a run, or of the seeds in DIR/seed-N."""
-    path = _report(folder)
-    pooled = not (Path(folder) / "run.json").is_file()
+def report(folders: tuple[str, ...], out: str | None, as_json: bool) -> None:
+    """Write the report of a run, of the seeds in DIR/seed-N, or of runs to compare."""
+    path = _report(folders if len(folders) > 1 else folders[0], out)
+    pooled = len(folders) == 1 and not (Path(folders[0]) / "run.json").is_file()
     if as_json:
         show_json({"report": str(path), **({"summary": _summary(path)} if pooled else {})})
     elif pooled:
@@ -133,10 +136,10 @@ def _run(
         return run_recipe(recipe, out, jobs=jobs, reuse=reuse, progress=display)
 
 
-def _report(folder: str | Path) -> Path:
+def _report(folder: str | Path | Sequence[str], out: str | None = None) -> Path:
     from dusk.report import report as write_report
 
-    return Path(write_report(Path(folder)))
+    return Path(write_report(folder, out=out))
 
 
 def _show(done: "RunReport", report_path: Path) -> None:

@@ -35,6 +35,10 @@ class Server:
 
     `url` ends with the API's version (`http://localhost:8000/v1`). `key_variable` names the environment variable
     with the key; servers at home need none. Prices are in money per million tokens, for the cost that is shown.
+    Without `max_tokens` the server decides how long an answer may be.
+
+    Raises:
+        SettingError: a URL that is none.
     """
 
     url: str
@@ -44,20 +48,25 @@ class Server:
     timeout_seconds: float = 120.0
     attempts: int = 5
     temperature: float = 0.7
-    max_tokens: int = 1024
+    max_tokens: int | None = 1024
     key_variable: str = KEY_VARIABLE
     price_in: float = 0.0
     price_out: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not self.url.startswith(("http://", "https://")):
+            raise SettingError(f"server: {self.url!r} is no URL", remedy="Such as http://localhost:8000/v1.")
+
     def asked(self, messages: Sequence[Mapping[str, str]], seed: int) -> dict[str, Any]:
         """The body of a request."""
-        return {
+        body = {
             "model": self.model,
             "messages": list(messages),
             "temperature": self.temperature,
             "max_tokens": self.max_tokens,
             "seed": seed,
         }
+        return {name: value for name, value in body.items() if value is not None}
 
 
 @dataclass
@@ -81,11 +90,17 @@ class Usage:
 
 
 class RequestError(Exception):
-    """A request without an answer, and why; `passing` if it may go better later."""
+    """A request without an answer, and why.
 
-    def __init__(self, reason: str, *, passing: bool, after_seconds: float | None = None) -> None:
+    `passing` if it may go better later; `unusable` if there was an answer that is of no use.
+    """
+
+    def __init__(
+        self, reason: str, *, passing: bool, unusable: bool = False, after_seconds: float | None = None
+    ) -> None:
         super().__init__(reason)
         self.reason, self.passing, self.after_seconds = reason, passing, after_seconds
+        self.unusable = unusable
 
 
 class Cache:
@@ -125,17 +140,9 @@ class Cache:
 
 
 class Client:
-    """Asks a server, many requests at a time.
+    """Asks a server, many requests at a time; without a cache each request is made."""
 
-    Raises:
-        SettingError: a URL that is none.
-    """
-
-    def __init__(self, server: Server, cache: Cache, usage: Usage | None = None) -> None:
-        if not server.url.startswith(("http://", "https://")):
-            raise SettingError(
-                f"server: {server.url!r} is no URL", remedy="Such as http://localhost:8000/v1."
-            )
+    def __init__(self, server: Server, cache: Cache | None = None, usage: Usage | None = None) -> None:
         self.server, self.cache, self.usage = server, cache, usage or Usage()
         self.slots = asyncio.Semaphore(server.concurrency)
         self.next_start = 0.0
@@ -167,17 +174,18 @@ class Client:
         """
         body = self.server.asked(messages, seed)
         key = Cache.key(body)
-        if key in self.cache.answers:
+        if self.cache is not None and key in self.cache.answers:
             self.usage.cached += 1
             return self.cache.answers[key]
         async with self.slots:
             answer = await self._tried(body)
-        self.cache.keep(key, answer)
+        if self.cache is not None:
+            self.cache.keep(key, answer)
         return answer
 
     async def _tried(self, body: Mapping[str, Any]) -> str:
         for attempt in range(self.server.attempts):
-            self._require_up()
+            self.require_up()
             await self._turn()
             try:
                 answer = await self._asked(body)
@@ -217,9 +225,9 @@ class Client:
             raise RequestError("the answer is none of the API", passing=True) from None
         self.answered = True
         if not isinstance(answer, str) or not answer.strip():
-            raise RequestError("the answer is empty", passing=True)
+            raise RequestError("the answer is empty", passing=True, unusable=True)
         if choice.get("finish_reason") == "length":
-            raise RequestError("the answer is longer than max_tokens", passing=False)
+            raise RequestError("the answer is longer than max_tokens", passing=False, unusable=True)
         usage = told.get("usage") or {}
         self.usage.requests += 1
         self.usage.tokens_in += usage.get("prompt_tokens") or 0
@@ -242,7 +250,8 @@ class Client:
         if refused or (not self.answered and self.failures >= _LEAST_TRIED):
             self.down = failed
 
-    def _require_up(self) -> None:
+    def require_up(self) -> None:
+        """Raises WorkError with a remedy if the server is down, or refuses the key."""
         if self.down is None:
             return
         remedy = {

@@ -7,6 +7,7 @@ the data are local, and reads its samples into items.
 import functools
 import logging
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,10 +25,11 @@ from lm_eval.api.metrics import bits_per_byte, mean
 from lm_eval.evaluator import evaluate as run_harness
 from lm_eval.tasks import TaskManager
 
-from dusk.errors import DataError, InputError, SettingError, WorkError
+from dusk.errors import DataError, SettingError, WorkError
 from dusk.evaluate.items import EntryItems, Item
 from dusk.evaluate.local_datasets import LocalDatasets
 from dusk.evaluate.model import HarnessModel
+from dusk.evaluate.needs import missing_package, require_word_lists
 from dusk.evaluate.suites import Entry, unknown_task
 
 _LOGGERS = ("lm_eval", "datasets", "transformers", "accelerate", "huggingface_hub")
@@ -56,7 +58,7 @@ def load_tasks(
     Raises:
         SettingError: the harness has no such task.
         DataError: its data are neither on this machine nor to be had from the hub.
-        InputError: it needs a package that is not installed.
+        InputError: it needs a package that is not installed, or data of nltk's.
     """
     with quiet(offline=local is not None or entry.local is not None), _data_from(local):
         manager = _manager(folder)
@@ -66,10 +68,21 @@ def load_tasks(
         name = _register(entry, index)
         with _loading_told(entry):
             tasks: dict[str, Any] = manager.load([name])["tasks"]
+        require_word_lists(tasks)
         notes = [note for task in tasks.values() if (note := _fit_shots(task))]
         for task in tasks.values():
             task.set_fewshot_seed(seed=fewshot_seed)
     return LoadedTasks(tasks, notes)
+
+
+def average_of(entry: Entry) -> str:
+    """How an entry's tasks come to one score: `tasks` or `items`; of `group`, as the harness's group says."""
+    if entry.average != "group":
+        return entry.average
+    found = _own_tasks().task_index.get(entry.task)
+    told = (found.cfg or {}).get("aggregate_metric_list") if found is not None else None
+    rows = [told] if isinstance(told, dict) else told or []
+    return "items" if any(row.get("weight_by_size", True) for row in rows) else "tasks"
 
 
 @contextmanager
@@ -88,10 +101,7 @@ def _loading_told(entry: Entry) -> Iterator[None]:
             f"task {entry.task}: {error.message}", problems=error.problems, remedy=error.remedy
         ) from error
     except ImportError as error:
-        raise InputError(
-            f"task {entry.task}: needs {error.name or error}, which is not installed",
-            remedy=f"pip install {error.name}" if error.name else "",
-        ) from error
+        raise missing_package(entry.task, error.name or str(error)) from error
 
 
 @contextmanager
@@ -99,9 +109,21 @@ def _data_from(local: LocalDatasets | None) -> Iterator[None]:
     """Have every task read its data from the local folders."""
     if local is None:
         yield
-    else:
-        with _replaced(datasets, "load_dataset", local.load):
-            yield
+        return
+    with _replaced(datasets, "load_dataset", local.load), _no_download_of_nltk():
+        yield
+
+
+@contextmanager
+def _no_download_of_nltk() -> Iterator[None]:
+    """IFEval fetches nltk's data when it is imported, but on the first rank alone: here there is none."""
+    before = os.environ.get("LOCAL_RANK")
+    os.environ["LOCAL_RANK"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["LOCAL_RANK"]
+        os.environ.update({} if before is None else {"LOCAL_RANK": before})
 
 
 def _fit_shots(task: Any) -> str | None:

@@ -139,7 +139,7 @@ def load_model(path: Path, *, device: str, dtype: str, batch_size: int | str | N
     batch; with None they are as many as suit the device, fewer where memory runs out.
 
     Raises:
-        CheckpointError: the folder is no whole model, or transformers cannot load it.
+        CheckpointError: the folder is no whole model, transformers cannot load it, or its tokenizer names no EOS.
     """
     open_checkpoint(path)
     wanted = "float32" if dtype == "auto" and device == "cpu" else dtype
@@ -153,6 +153,11 @@ def load_model(path: Path, *, device: str, dtype: str, batch_size: int | str | N
             f"{path}: transformers cannot load this model and its tokenizer: {error}",
             remedy="`dusk verify` says what is wrong with a model folder.",
         ) from error
+    if tokenizer.eos_token_id is None:
+        raise CheckpointError(
+            f"{path}: its tokenizer names no EOS token; answers end with it (texts without BOS begin so).",
+            remedy="Name `eos_token` in its tokenizer_config.json.",
+        )
     size = batch_size if batch_size is not None else (_CPU_BATCH if device == "cpu" else "auto")
     loaded = HarnessModel(pretrained=model, tokenizer=tokenizer, batch_size=size)
     loaded.rows = batch_size if isinstance(batch_size, int) else None

@@ -4,7 +4,7 @@ import json
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -97,7 +97,9 @@ def evaluate(
     named = name_models(models)
     chosen = load_suite(suite)
     _check(limit, batch_size, jobs, backend)
-    _engine(threads)
+    harness, _ = _engine(threads)
+    entries = tuple(replace(entry, average=harness.average_of(entry)) for entry in chosen.tasks)
+    chosen = replace(chosen, tasks=entries)
     from dusk.checkpoint.device import choose_device  # lazy: torch
 
     settings = _Settings(

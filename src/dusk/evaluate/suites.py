@@ -15,6 +15,7 @@ import yaml
 from dusk.errors import SettingError
 
 FOLDER = Path(__file__).with_name("suites")
+AVERAGES = ("tasks", "items", "group")
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,9 @@ class Entry:
     `local` names a maker of ours (`tasks_*.py`) that builds the task from rows of the file `data`; `items`
     bounds how many it makes. `task_files` is a folder with task files of the harness's form: one of ours in
     `tasks/`, or a path; without it the task is one of the harness's own. `settings` override keys of the
-    harness's task. The score of several tasks together is their plain mean (`average: tasks`) or the mean over
-    all of their items (`average: items`). `columns` goes from label to metric. `breakdown` names a field of the
-    items whose values get scores of their own.
+    harness's task. The score of several tasks together is their plain mean (`average: tasks`), the mean over
+    all of their items (`average: items`), or what the harness's group says (`average: group`). `columns` goes
+    from label to metric. `breakdown` names a field of the items whose values get scores of their own.
     """
 
     task: str
@@ -97,7 +98,7 @@ def load_suite(name: str | Path) -> Suite:
         return _parse(path)
     if len(path.parts) != 1:
         raise SettingError(f"suite {name}: there is no such file", remedy=_known())
-    return Suite(str(name), (Entry(str(name)),))
+    return Suite(str(name), (Entry(str(name), average="group"),))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -161,8 +162,8 @@ def _entry_problems(entry: Any, where: str) -> list[str]:
         problems.append(f"{where}`task`, its name, is missing")
     if bool(entry.get("local")) != bool(entry.get("data")):
         problems.append(f"{where}`local` and `data` go together: what makes the task, and from which file")
-    if entry.get("average", "tasks") not in ("tasks", "items"):
-        problems.append(f"{where}`average` is `tasks` or `items`")
+    if entry.get("average", "tasks") not in AVERAGES:
+        problems.append(f"{where}`average` is `{'`, `'.join(AVERAGES)}`")
     for name in ("items", "num_fewshot"):
         value = entry.get(name)
         if value is not None and (not isinstance(value, int) or value < (name == "items")):

@@ -42,6 +42,7 @@ class Ablation:
     name: str
     title: str
     suite: str
+    software: str
     source: str
     choices: tuple[str, ...]
     columns: tuple[Column, ...]
@@ -87,6 +88,7 @@ def _table(run: Run, name: str, table: Json, evaluation: Evaluation) -> Ablation
         name=name,
         title=str(table.get("title") or name),
         suite=evaluation.suite,
+        software=evaluation.software,
         source=f"Table {number} of SOLAR 10.7B" if theirs else "",
         choices=choices,
         columns=evaluation.columns,

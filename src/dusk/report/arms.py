@@ -200,6 +200,13 @@ def _equal(one: float | None, other: float | None) -> bool:
     return bool(one and other and abs(one - other) <= EQUAL * other)
 
 
+def held_out_texts(arm: Arm) -> frozenset[str]:
+    """What tells the held-out text of a curve: digests of its files, or their names where there are none."""
+    stage = arm.chain[0]
+    names = (Path(str(file)).name for file in stage.settings.get("eval_data") or ())
+    return frozenset(_held_out_digests(stage) or names)
+
+
 def _held_out_digests(stage: Stage) -> set[str]:
     names = {Path(str(file)).name for file in stage.settings.get("eval_data") or ()}
     inputs = [mapping(row) for row in stage.manifest.get("inputs") or ()]

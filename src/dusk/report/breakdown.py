@@ -21,6 +21,8 @@ class Breakdown:
     """A column of the scores, task by task."""
 
     label: str
+    suite: str
+    software: str
     models: tuple[str, ...]
     rows: tuple[PartRow, ...]
 
@@ -57,7 +59,13 @@ def _breakdown(run: Run, evaluation: Evaluation, column: Column) -> Breakdown | 
         rows.append(
             PartRow(_called(task, column.task), items, tuple((text, text == best != "") for text in texts))
         )
-    return Breakdown(column.label, tuple(label_of(run, name) for name in kept), tuple(rows))
+    return Breakdown(
+        column.label,
+        evaluation.suite,
+        evaluation.software,
+        tuple(label_of(run, name) for name in kept),
+        tuple(rows),
+    )
 
 
 def _called(task: str, group: str) -> str:

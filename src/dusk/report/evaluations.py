@@ -64,6 +64,11 @@ class Evaluation:
     items: EvalReport | None = None
     compared: dict[tuple[str, str], dict[str, Difference]] = field(default_factory=dict, compare=False)
 
+    @property
+    def software(self) -> str:
+        """What measured the scores, with versions."""
+        return ", ".join(f"{name} {version}" for name, version in self.versions.items())
+
     def model(self, name: str | None) -> ModelScores | None:
         """The scores of that model, if it was scored."""
         return next((model for model in self.models if model.name == name), None)

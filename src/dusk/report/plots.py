@@ -50,17 +50,17 @@ def _recovery(run: Run, arms: Arms) -> list[Chart | None]:
         else []
     )
     levels += [Level(f"another base ({stage.label})", value) for stage, value in other_levels(run, arms)]
-    by_tokens = [Line(arm_label(arm), style, _by_tokens(arm)) for arm, style in styles]
-    by_flops = [Line(arm_label(arm), style, _by_flops(arm)) for arm, style in styles]
+    on_tokens = [Line(arm_label(arm), style, by_tokens(arm)) for arm, style in styles]
+    on_flops = [Line(arm_label(arm), style, by_flops(arm)) for arm, style in styles]
     decays = [Moment("decay", at, style) for arm, style in styles if (at := arm.decay_tokens) is not None]
     in_flops = [Moment("decay", at, style) for arm, style in styles if (at := _decay_flops(arm)) is not None]
     tokens = Axes("tokens since the base", BITS_TITLE, count, bits)
     compute = Axes("training FLOPs since the base", BITS_TITLE, flops, bits)
     return [
-        draw("By tokens", by_tokens, tokens, levels=levels, moments=decays, rings=_rings(arms, level)),
+        draw("By tokens", on_tokens, tokens, levels=levels, moments=decays, rings=_rings(arms, level)),
         draw(
             "By compute",
-            by_flops,
+            on_flops,
             compute,
             levels=levels,
             moments=in_flops,
@@ -81,11 +81,13 @@ def _rings(arms: Arms, level: float | None, *, compute: bool = False) -> list[Ri
     return [] if spent is None else [Ring(f"passed at {flops(spent)}", spent, level)]
 
 
-def _by_tokens(arm: Arm) -> tuple[Point, ...]:
+def by_tokens(arm: Arm) -> tuple[Point, ...]:
+    """The held-out curve of an arm on the axis of tokens."""
     return tuple((point.tokens, point.bits_per_byte) for point in arm.curve)
 
 
-def _by_flops(arm: Arm) -> tuple[Point, ...]:
+def by_flops(arm: Arm) -> tuple[Point, ...]:
+    """The held-out curve of an arm on the axis of compute; points without it are left out."""
     return tuple((point.flops, point.bits_per_byte) for point in arm.curve if point.flops is not None)
 
 

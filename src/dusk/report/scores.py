@@ -58,7 +58,7 @@ def score_table(run: Run, evaluation: Evaluation, base: Stage | None) -> Table:
     unpaired = any(cell.hint.endswith("unpaired") for row in rows for cell in row.cells)
     return Table(
         suite=evaluation.suite,
-        software=", ".join(f"{name} {version}" for name, version in evaluation.versions.items()),
+        software=evaluation.software,
         columns=evaluation.columns,
         rows=rows,
         reference=label_of(run, reference.name) if reference else "",

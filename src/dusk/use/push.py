@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dusk.checkpoint import open_checkpoint, read_manifest, verify
+from dusk.checkpoint import card_text, open_checkpoint, read_manifest, verify
+from dusk.checkpoint.card import CARD_FILE
 from dusk.errors import InputError, SettingError, WorkError
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -26,12 +27,18 @@ class PushReport:
 
 
 def push(
-    model: str | Path, repo: str, *, report: str | Path | None = None, public: bool = False
+    model: str | Path,
+    repo: str,
+    *,
+    report: str | Path | None = None,
+    scores: str | Path | None = None,
+    public: bool = False,
 ) -> PushReport:
     """Publish the folder `model` as `repo` (owner/name), which is made if it is not there.
 
     A new repository is private unless `public`; one that is there keeps its visibility. The folder is verified
-    first. `report` is the page of `dusk report`, or a run folder that has one. What was uploaded is not uploaded
+    first. `report` is the page of `dusk report`, or a run folder that has one; `scores` is a results file of
+    `dusk eval`, whose scores of this model go into the card (`model-index`). What was uploaded is not uploaded
     again, so the same command continues one that was stopped. Paths of this machine are cut from dusk.json to
     their last part. The token is the one of `hf auth login` or HF_TOKEN, and is never printed.
 
@@ -45,7 +52,7 @@ def push(
         raise SettingError(f"There is no folder {model}.", remedy="What is pushed is a model folder.")
     folder = open_checkpoint(model).path
     verify(folder).require()
-    extras = _manifest_bytes(folder) | _report_bytes(report)
+    extras = _manifest_bytes(folder) | _report_bytes(report) | _card_bytes(folder, repo, scores)
     return _uploaded(folder, repo, extras, public=public)
 
 
@@ -59,8 +66,9 @@ def _uploaded(folder: Path, repo: str, extras: Mapping[str, bytes], *, public: b
         if extras:
             added = [CommitOperationAdd(name, content) for name, content in extras.items()]
             hub.create_commit(repo, added, commit_message="Where the model comes from")
+        left_out = [*_NOT_PUBLISHED, *extras]
         done = hub.upload_folder(
-            repo_id=repo, folder_path=folder, ignore_patterns=_NOT_PUBLISHED, commit_message="The model"
+            repo_id=repo, folder_path=folder, ignore_patterns=left_out, commit_message="The model"
         )
         private = bool(hub.model_info(repo).private)
     except LocalTokenNotFoundError as error:
@@ -106,6 +114,13 @@ def _without_places(value: Any) -> Any:
     if isinstance(value, str) and re.match(r"[/~]|\.\.?/|[A-Za-z]:[\\/]", value):
         return re.split(r"[\\/]", value.rstrip("\\/"))[-1]
     return value
+
+
+def _card_bytes(folder: Path, repo: str, scores: str | Path | None) -> dict[str, bytes]:
+    """The card with scores; without them that of the folder is published as it is."""
+    if scores is None:
+        return {}
+    return {CARD_FILE: card_text(folder, scores=Path(scores), title=repo.partition("/")[2]).encode()}
 
 
 def _report_bytes(report: str | Path | None) -> dict[str, bytes]:

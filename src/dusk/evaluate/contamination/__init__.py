@@ -4,6 +4,14 @@ Nothing here imports torch until a model is tested.
 """
 
 from dusk.evaluate.contamination.run import ContaminationReport, TaskResult, contamination
-from dusk.evaluate.contamination.statistics import area_under, min_k, roc
+from dusk.evaluate.contamination.statistics import area_interval, area_under, min_k, roc
 
-__all__ = ["ContaminationReport", "TaskResult", "area_under", "contamination", "min_k", "roc"]
+__all__ = [
+    "ContaminationReport",
+    "TaskResult",
+    "area_interval",
+    "area_under",
+    "contamination",
+    "min_k",
+    "roc",
+]

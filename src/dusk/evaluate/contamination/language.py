@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from dusk.evaluate.digest import model_digest
 from dusk.evaluate.model import load_model
 
 _BATCH_TOKENS = 8192
@@ -21,6 +22,7 @@ class Language:
         loaded = load_model(path, device=device, dtype=dtype, batch_size=None)
         self.model, self.tokenizer, self.device = loaded.model, loaded.tokenizer, device
         self.longest = int(loaded.max_length)
+        self.digest = model_digest(path)
 
     @torch.inference_mode()
     def log_probabilities(self, texts: Sequence[str]) -> list[npt.NDArray[np.float64]]:

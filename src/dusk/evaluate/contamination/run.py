@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,8 @@ from dusk.checkpoint import resolve
 from dusk.data.overlap import overlapping
 from dusk.errors import SettingError
 from dusk.evaluate.contamination.items import task_file, texts_of, training_texts
-from dusk.evaluate.contamination.statistics import min_k, share_below, split_words
+from dusk.evaluate.contamination.neighbours import Neighbours
+from dusk.evaluate.contamination.statistics import min_k, share_below
 
 if TYPE_CHECKING:
     from dusk.evaluate.contamination.language import Language
@@ -36,6 +38,7 @@ class TaskResult:
         overlap: the share of items with 13 words in a row that stand in the training data; None without these.
         shares: of each item the share of neighbours that the model finds likelier than it.
         min_k_scores: of each item Min-K% Prob under the model.
+        min_k_reference: of each item Min-K% Prob under the reference; None where tokens differ.
     """
 
     task: str
@@ -47,6 +50,7 @@ class TaskResult:
     overlap: float | None
     shares: list[float]
     min_k_scores: list[float]
+    min_k_reference: list[float] | None
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ def contamination(
     device: str | None = None,
     dtype: str = "auto",
     out: str | Path | None = None,
+    neighbours: str | Path | None = None,
     progress: Progress | None = None,
 ) -> ContaminationReport:
     """Test whether benchmarks are in a model's training data.
@@ -99,6 +104,8 @@ def contamination(
         device: "cpu", "cuda", "cuda:1"; None takes the GPU where there is one.
         dtype: "auto" is float32 on a CPU and the checkpoint's elsewhere.
         out: a JSON file for the results.
+        neighbours: a file that keeps what the reference wrote, so that it is not drawn again for another model or
+            by a run that was stopped [`NAME.neighbours.jsonl` beside `out`].
         progress: called with items done, items in all, and the task.
 
     Raises:
@@ -116,16 +123,19 @@ def contamination(
     trained = training_texts(train)
     target, drawing = _models(model, reference, device, dtype)
     alike = _same_tokens(target, drawing)
+    beside = None if out is None else Path(out).with_name(f"{Path(out).stem}.neighbours.jsonl")
+    kept = Path(neighbours) if neighbours is not None else beside
     results = []
-    for number, (label, chosen) in enumerate(texts.items()):
-        shares = []
-        for place, (text, loss) in enumerate(zip(chosen, target.losses(chosen), strict=True)):
-            shares.append(_share(target, drawing, text, loss, samples, seed=seed + place))
-            if progress is not None:
-                progress(number * items + place + 1, len(texts) * items, label)
-        own = [min_k(logs) for logs in target.log_probabilities(chosen)]
-        others = [min_k(logs) for logs in drawing.log_probabilities(chosen)] if alike else None
-        results.append(_result(label, chosen, shares, own, others, trained))
+    with closing(Neighbours(drawing, samples, kept)) as drawn:
+        for number, (label, chosen) in enumerate(texts.items()):
+            shares = []
+            for place, (text, loss) in enumerate(zip(chosen, target.losses(chosen), strict=True)):
+                shares.append(share_below(loss, target.losses(drawn.of(text, seed=seed + place))))
+                if progress is not None:
+                    progress(number * items + place + 1, len(texts) * items, label)
+            own = [min_k(logs) for logs in target.log_probabilities(chosen)]
+            others = [min_k(logs) for logs in drawing.log_probabilities(chosen)] if alike else None
+            results.append(_result(label, chosen, shares, own, others, trained))
     settings = {"items": items, "samples": samples, "seed": seed, "low": LOW, "likely": LIKELY, "words": 13}
     notes = [] if alike else ["the models have different tokens: Min-K% is not compared with the reference's"]
     report = ContaminationReport(str(model), str(reference), settings, results, notes)
@@ -151,27 +161,16 @@ def _same_tokens(target: "Language", drawing: "Language") -> bool:
     return same
 
 
-def _share(
-    target: "Language", drawing: "Language", text: str, loss: float, samples: int, *, seed: int
-) -> float:
-    import torch
-
-    torch.manual_seed(seed)
-    prefix, left = split_words(text)
-    drawn = drawing.continuations(prefix, samples, most_tokens=left)
-    return share_below(loss, target.losses(drawn))
-
-
 def _result(
     label: str,
     texts: Sequence[str],
     shares: list[float],
     own: list[float],
-    others: Sequence[float] | None,
+    others: list[float] | None,
     trained: Sequence[str],
 ) -> TaskResult:
     result = sum(share < LOW for share in shares) / len(shares)
     above = None if others is None else sum(a > b for a, b in zip(own, others, strict=True)) / len(own)
     overlap = sum(overlapping(texts, trained)) / len(texts) if trained else None
     mean = sum(own) / len(own)
-    return TaskResult(label, len(texts), result, result > LIKELY, mean, above, overlap, shares, own)
+    return TaskResult(label, len(texts), result, result > LIKELY, mean, above, overlap, shares, own, others)

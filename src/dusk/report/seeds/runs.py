@@ -58,6 +58,15 @@ def seed_folders(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.removeprefix("seed-")))
 
 
+def are_seeds(folders: Sequence[Path]) -> bool:
+    """Whether folders of runs differ in nothing but the seed; of one that holds no run the name tells."""
+    there = [folder for folder in folders if (folder / "run.json").is_file()]
+    if not all(_NUMBER.fullmatch(folder.name) for folder in folders if folder not in there):
+        return False
+    runs = [SeedRun(_seed(run, place), run, Arms(), ()) for place, run in enumerate(map(read_run, there))]
+    return not runs or not _different(runs)
+
+
 def read_seeds(folders: Sequence[Path]) -> Seeds:
     """Read the runs of several seeds; a folder that holds no run yet is named as missing.
 
@@ -86,8 +95,12 @@ def read_seeds(folders: Sequence[Path]) -> Seeds:
 
 def _read(folder: Path, place: int) -> SeedRun:
     run = read_run(folder)
+    return SeedRun(_seed(run, place), run, find_arms(run), read_evaluations(run))
+
+
+def _seed(run: Run, place: int) -> int:
     told = run.facts.get("seed")
-    return SeedRun(told if isinstance(told, int) else place, run, find_arms(run), read_evaluations(run))
+    return told if isinstance(told, int) else place
 
 
 def _different(runs: Sequence[SeedRun]) -> list[str]:

@@ -9,7 +9,7 @@ from dusk.checkpoint.device import choose_device
 from dusk.errors import CheckpointError
 from dusk.evaluate.digest import model_digest
 from dusk.evaluate.harness import quiet
-from dusk.evaluate.judge import Message
+from dusk.evaluate.judged.judge import Message
 from dusk.evaluate.model import load_model
 
 

@@ -1,0 +1,97 @@
+"""All grades of all models, and what they come to."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dusk.evaluate.bootstrap import Difference, PairedItems, paired_bootstrap, standard_error
+from dusk.evaluate.items import Score
+from dusk.evaluate.judged.grades import Grade
+from dusk.evaluate.judged.judge import HIGHEST, LOWEST
+from dusk.evaluate.judged.questions import TURNS
+
+
+@dataclass(frozen=True)
+class JudgedReport:
+    """All grades of all models."""
+
+    judge: str
+    grades: list[Grade]
+
+    @property
+    def runs(self) -> list[tuple[str, int]]:
+        """Each model with each number of shots, in their order."""
+        return list(dict.fromkeys((grade.model, grade.shots) for grade in self.grades))
+
+    @property
+    def categories(self) -> list[str]:
+        """The categories in the order of the questions."""
+        return list(dict.fromkeys(grade.category for grade in self.grades))
+
+    @property
+    def notes(self) -> list[str]:
+        """How many grades are missing."""
+        missing = sum(grade.grade is None for grade in self.grades)
+        told = f"{missing} of {len(self.grades)} answers have no grade: the judge stayed off the scale of 1 to 10"
+        return [told] if missing else []
+
+    def score(
+        self, model: str, shots: int, *, category: str | None = None, turn: int | None = None
+    ) -> Score | None:
+        """The mean grade over the chosen answers; None where there is none."""
+        values = np.array(
+            [
+                grade.grade
+                for grade in self.grades
+                if (grade.model, grade.shots) == (model, shots)
+                and grade.grade is not None
+                and category in (None, grade.category)
+                and turn in (None, grade.turn)
+            ]
+        )
+        if not len(values):
+            return None
+        error = standard_error(values, np.ones(len(values)))
+        return Score(float(values.mean()), None if np.isnan(error) else error, len(values), True)
+
+    def compare(self, first: tuple[str, int], second: tuple[str, int]) -> Difference | None:
+        """Second minus first over the questions that both have grades for, by the paired bootstrap."""
+        left, right = self._by_question(first), self._by_question(second)
+        shared = [name for name in left if name in right]
+        if not shared:
+            return None
+        before, after = (np.array([side[name] for name in shared]) for side in (left, right))
+        return paired_bootstrap([PairedItems(before, after, np.ones(len(shared)))])
+
+    def _by_question(self, run: tuple[str, int]) -> dict[str, float]:
+        """The mean grade of each question's turns, where both have one."""
+        found: dict[str, list[float]] = {}
+        for grade in self.grades:
+            if (grade.model, grade.shots) == run and grade.grade is not None:
+                found.setdefault(grade.question, []).append(grade.grade)
+        return {name: sum(grades) / TURNS for name, grades in found.items() if len(grades) == TURNS}
+
+    def to_json(self) -> dict[str, Any]:
+        """Scores by model and shots; the grades lie beside."""
+        return {
+            "judge": self.judge,
+            "scale": [LOWEST, HIGHEST],
+            "notes": self.notes,
+            "scores": [
+                {
+                    "model": model,
+                    "shots": shots,
+                    "overall": _json(self.score(model, shots)),
+                    "turns": [_json(self.score(model, shots, turn=turn + 1)) for turn in range(TURNS)],
+                    "categories": {
+                        name: _json(self.score(model, shots, category=name)) for name in self.categories
+                    },
+                }
+                for model, shots in self.runs
+            ],
+        }
+
+
+def _json(score: Score | None) -> dict[str, Any] | None:
+    return score.to_json() if score else None
