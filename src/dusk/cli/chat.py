@@ -112,10 +112,7 @@ def _piped() -> str | None:
 def _say_what_has_no_template(talkers: "Sequence[Talker]") -> None:
     for talker in talkers:
         if not talker.has_template:
-            click.echo(
-                f"{talker.name} has no chat template: it continues your text, and does not answer it.",
-                err=True,
-            )
+            click.echo(f"{talker.name} has no chat template: it continues your text.", err=True)
 
 
 class _Session:
