@@ -39,8 +39,8 @@ AutoTokenizer.from_pretrained(folder).save_pretrained(folder)
 GENERATION_CODE = """
 import itertools, json, sys
 from llama_cpp import Llama
-FLOAT32 = 0  # GGML_TYPE_F32 for the cache, which is float16 unless told
-model = Llama(sys.argv[1], n_ctx=256, n_threads=1, verbose=False, type_k=FLOAT32, type_v=FLOAT32)
+# all in float32, as transformers does it: type 0 is that of the cache, and flash attention rounds to float16
+model = Llama(sys.argv[1], n_ctx=256, n_threads=1, verbose=False, type_k=0, type_v=0, flash_attn=False)
 answers = []
 for asked in json.loads(sys.argv[2]):
     ids = model.tokenize(asked.encode(), add_bos=False, special=True) if isinstance(asked, str) else asked

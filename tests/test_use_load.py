@@ -1,12 +1,13 @@
 """Scaled and tuned folders in the frameworks that people run: no code of dusk's reads them here."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 import dusk
 from use_models import ANSWERS, FAMILIES, scaled_model, tuned_model
@@ -50,6 +51,20 @@ def test_places(scaled: Path, tmp_path: Path):
     for device_map in ("cpu", "auto", last_on_disk):
         model = load(scaled, dtype="float32", device_map=device_map, offload_folder=str(tmp_path))
         assert torch.equal(logits(model), exact)
+
+
+def test_four_bits(scaled: Path):
+    """By bitsandbytes where it is installed, on a CPU too; refused with its name where it is not."""
+    how = {"dtype": torch.float32, "quantization_config": BitsAndBytesConfig(load_in_4bit=True)}
+    if importlib.util.find_spec("bitsandbytes") is None:
+        with pytest.raises(ImportError, match="bitsandbytes"):
+            load(scaled, **how)
+        return
+    model = load(scaled, **how)
+    small = {name for name, weight in model.named_parameters() if weight.dtype == torch.uint8}
+    assert len(small) == 6 * 7  # the matrices of every layer; embedding and head stay
+    exact = logits(load(scaled, dtype=torch.float32))
+    assert 0 < (logits(model) - exact).norm() / exact.norm() < 0.3
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft asks transformers
