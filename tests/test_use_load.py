@@ -55,7 +55,7 @@ def test_places(scaled: Path, tmp_path: Path):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_four_bits(family: str, tmp_path: Path):
-    """By bitsandbytes where it is installed, on a CPU too; refused with its name where it is not."""
+    """Loaded by bitsandbytes where it is installed, on a CPU too; refused with its name where it is not."""
     sizes = {"hidden_size": 128, "intermediate_size": 192, "head_dim": 32}  # it packs 64 at a time
     folder = scaled_model(tmp_path, **FAMILIES[family] | sizes)
     how = {"dtype": torch.float32, "quantization_config": BitsAndBytesConfig(load_in_4bit=True)}
@@ -66,8 +66,6 @@ def test_four_bits(family: str, tmp_path: Path):
     model = load(folder, **how)
     packed = [name for name, weight in model.named_parameters() if weight.dtype == torch.uint8]
     assert len(packed) == 6 * 7  # the matrices of every layer; embedding and head stay
-    exact = logits(load(folder, dtype=torch.float32))
-    assert 0 < (logits(model) - exact).norm() / exact.norm() < 0.5
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft asks transformers
