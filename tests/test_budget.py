@@ -135,6 +135,8 @@ class TestCosts:
         assert scaled.weight_bytes == 2 * 10_731_524_096
         assert scaled.cache_bytes_per_token == 2 * 2 * 48 * 1024
         assert base.tokens_per_second > scaled.tokens_per_second
+        assert scaled.room_tokens == (76 * 10**9 - scaled.weight_bytes) // scaled.cache_bytes_per_token
+        assert [inference(SOLAR.deeper(n), parse_machine("H100")).fits for n in (48, 200)] == [True, False]
 
 
 class TestRecipes:
@@ -160,6 +162,28 @@ class TestRecipes:
         told = json.loads(CliRunner().invoke(dusk, [*words, "--json", "--mfu", "0.5"]).output)
         assert told["inputs"]["mfu"] == 0.5
         assert told["totals"]["gpu_hours"] > 1000
+
+    def test_solar_pro_fits_one_gpu_of_80_gb(self, tmp_path: Path):
+        sizes = {
+            "hidden_size": 5120,
+            "intermediate_size": 17920,
+            "num_hidden_layers": 40,
+            "vocab_size": 32064,
+        }
+        heads = {"num_attention_heads": 40, "num_key_value_heads": 10, "max_position_embeddings": 4096}
+        (tmp_path / "phi.json").write_text(json.dumps({"model_type": "phi3", **sizes, **heads}))
+        recipe, config = ROOT / "recipes/solar-pro.yaml", f"phi={tmp_path / 'phi.json'}"
+        words = ["budget", str(recipe), "--gpus", "8xH100", "--config", config]
+        told = json.loads(CliRunner().invoke(dusk, [*words, "--json"]).output)
+        assert {stage["parameters"] for stage in told["stages"] if stage["kind"] == "scale"} == {
+            22_140_032_000
+        }
+        assert told["scaled"]["weight_bytes"] == 44_280_064_000
+        assert told["scaled"]["room_tokens"] > 4096
+        shown = CliRunner().invoke(dusk, words).output
+        assert "Serving the scaled in bf16: 44.3 GB" in shown
+        assert "fits one H100 of 80 GB" in shown
+        assert "g CO2 a kWh" in shown
 
     def test_what_takes_less_than_full_training_is_said(self, mistral: Path, tmp_path: Path):
         text = RECIPE.read_text().replace("    epochs: 1\n", "    epochs: 1\n    optimizer: adamw-bf16\n")
@@ -189,6 +213,6 @@ def test_the_machines_have_sources_and_sense():
         assert gpu.source
         assert 10 < gpu.memory_gb < 400
         operations_a_byte = gpu.peak_tflops / gpu.memory_tb_s
-        assert 100 < operations_a_byte < 450  # L40S: 362 TFLOPs over 0.864 TB/s
+        assert 100 < operations_a_byte < 450  # an L40S has 362 TFLOP/s at 864 GB/s, by its data sheet
     assert np.isclose(known_gpus()["H100"].peak_tflops, 989)
     assert parse_machine("32xh100").nodes == 4

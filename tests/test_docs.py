@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,6 +99,20 @@ def test_commands_and_flags_in_running_text_exist(file):
         known = {flag for option in command.params for flag in option.opts} | {"--help"}
         flags = {word.strip(".,|").split("=")[0] for word in words if word.startswith("--")}
         assert flags <= known, f"{command.name}: {flags - known}"
+
+
+@pytest.mark.parametrize("file", DOCUMENTS, ids=lambda file: file.name)
+def test_modules_tests_recipes_and_extras_that_commands_name_exist(file):
+    text = file.read_text()
+    extras = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+    for named in re.findall(r"(?:'|`)(?:dusk|\.)\[([a-z,]+)\]", text):
+        assert set(named.split(",")) <= extras, named
+    lines = "\n".join(blocks(text, "", "sh", "bash", "console")).replace("\\\n", " ")
+    for module in re.findall(r"python -m ((?:dusk|bench)[\w.]*)", lines):
+        place = ROOT / ("src" if module.startswith("dusk") else "") / module.replace(".", "/")
+        assert place.with_suffix(".py").is_file() or (place / "__main__.py").is_file(), module
+    for path in re.findall(r"\b((?:tests|recipes)/[\w./-]+\.(?:py|ya?ml))", lines):
+        assert (ROOT / path).is_file(), path
 
 
 @pytest.mark.parametrize("file", DOCUMENTS, ids=lambda file: file.name)

@@ -388,7 +388,15 @@ def test_the_recipe_differs_in_the_skips_alone(tmp_path: Path) -> None:
     text = (Path(__file__).parent.parent / "recipes/solar-pro.yaml").read_text()
     (tmp_path / "solar-pro.yaml").write_text(text)
     (tmp_path / "data").mkdir()
-    for name in ("pretrain", "heldout", "instructions", "preferences-1", "preferences-2"):
+    for name in (
+        "pretrain",
+        "heldout",
+        "instructions",
+        "preferences-1",
+        "preferences-2",
+        "logickor",
+        "logickor-example",
+    ):
         (tmp_path / f"data/{name}.jsonl").write_text("")
     stages = load_recipe(tmp_path / "solar-pro.yaml").stages
     told = {name: stage.given() for name, stage in stages.items() if name != "phi"}

@@ -157,6 +157,7 @@ class TestCommand:
         [
             (["--prompt", " "], "the prompt is empty"),
             (["--prompt", "a", "--layers", "0-9"], "9"),
+            (["--prompt", "a", "--layers", "0-9", "--layers", "0-3", "--layers", "x"], "- The layer map `x`"),
             (["--prompt", "a", "--temperature", "-1", "--top-p", "2"], "temperature is -1.0"),
             (["--prompt", "a", "--device", "cuda:77"], "device cuda:77: not on this machine"),
         ],
@@ -168,6 +169,33 @@ class TestCommand:
 
     def test_a_map_is_of_one_model(self, base: Path):
         assert "one model" in str(chat(base, base, "--layers", "0-3", "--prompt", "a").exception)
+
+    def test_a_conversation_outlives_a_message_that_is_too_long_and_an_answer_that_is_stopped(
+        self, tuned: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        """Two models: what the second does not answer, neither remembers."""
+        lines = iter([ASKED, "the " * 400, "the model", ASKED, "/quit"])
+        monkeypatch.setattr("builtins.input", lambda _: next(lines))
+        monkeypatch.setattr("dusk.cli.chat._piped", lambda: None)
+        asked: list[tuple[str, list[Any]]] = []
+        answer = Talker.answer
+
+        def watched(self: Talker, messages: Any, *rest: Any) -> Any:
+            asked.append((self.name, [message["content"] for message in messages]))
+            if (
+                len(asked) == 5
+            ):  # the second model, third line; of the second line the first model alone was asked
+                raise KeyboardInterrupt
+            return answer(self, messages, *rest)
+
+        monkeypatch.setattr(Talker, "answer", watched)
+        done = chat(tuned, base, "--greedy", "--max-tokens", 20)
+        assert done.exit_code == 0, done.output
+        assert "the message has" in done.stderr
+        assert "stopped; this turn is not kept" in done.stderr
+        last = dict(asked[-2:])
+        assert last[str(tuned)] == [ASKED, SAID, ASKED]
+        assert last[str(base)][::2] == [ASKED, ASKED]
 
     def test_a_folder_that_is_not_there(self, tmp_path: Path):
         assert "There is no folder" in str(chat(tmp_path / "none", "--prompt", "a").exception)

@@ -1,36 +1,23 @@
 """Scaled and tuned folders in the frameworks that people run: no code of dusk's reads them here."""
 
-import json
-import os
-import shutil
-import subprocess
+import importlib.util
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 import dusk
-from train_models import save_base, text
-from use_models import ANSWERS, tuned_model
+from use_models import ANSWERS, FAMILIES, scaled_model, tuned_model
 
-FAMILIES: dict[str, dict[str, Any]] = {
-    "llama": {"model_type": "llama"},
-    "mistral": {"model_type": "mistral", "sliding_window": 16},
-    "qwen2": {"model_type": "qwen2", "tie_word_embeddings": True},
-    "qwen3": {"model_type": "qwen3", "head_dim": 8},
-}
 IDS = torch.arange(3, 43)[None]  # (1, T)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def scaled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp(request.param)
-    save_base(folder / "base", num_hidden_layers=4, **FAMILIES[request.param])
-    dusk.scale(folder / "base", folder / "deep", drop=1)
-    return folder / "deep"
+    return scaled_model(tmp_path_factory.mktemp(request.param), **FAMILIES[request.param])
 
 
 def load(folder: Path, **how: Any) -> Any:
@@ -66,6 +53,21 @@ def test_places(scaled: Path, tmp_path: Path):
         assert torch.equal(logits(model), exact)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_four_bits(family: str, tmp_path: Path):
+    """Loaded by bitsandbytes where it is installed, on a CPU too; refused with its name where it is not."""
+    sizes = {"hidden_size": 128, "intermediate_size": 192, "head_dim": 32}  # it packs 64 at a time
+    folder = scaled_model(tmp_path, **FAMILIES[family] | sizes)
+    how = {"dtype": torch.float32, "quantization_config": BitsAndBytesConfig(load_in_4bit=True)}
+    if importlib.util.find_spec("bitsandbytes") is None:
+        with pytest.raises(ImportError, match="bitsandbytes"):
+            load(folder, **how)
+        return
+    model = load(folder, **how)
+    packed = [name for name, weight in model.named_parameters() if weight.dtype == torch.uint8]
+    assert len(packed) == 6 * 7  # the matrices of every layer; embedding and head stay
+
+
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft asks transformers
 def test_an_adapter_on_top_and_merged_back(scaled: Path, tmp_path: Path):
     torch.manual_seed(0)
@@ -97,44 +99,3 @@ def test_transformers_alone_stops_by_itself(template: str, tmp_path: Path):
             made = model.generate(**ids, do_sample=False, max_new_tokens=60)[0, ids["input_ids"].shape[1] :]
             assert made[-1] == tokenizer.eos_token_id
             assert tokenizer.decode(made, skip_special_tokens=True) == said
-
-
-LLAMA_CPP = os.environ.get("DUSK_LLAMA_CPP", "")
-VOCABULARY_CODE = """
-import sys, sentencepiece
-sentencepiece.SentencePieceTrainer.train(
-    input=sys.argv[1], model_prefix=sys.argv[2], vocab_size=300, model_type="bpe", byte_fallback=True,
-    bos_id=0, eos_id=1, unk_id=2, hard_vocab_limit=False, minloglevel=2)
-"""
-GENERATION_CODE = """
-import itertools, json, sys
-from llama_cpp import Llama
-model = Llama(sys.argv[1], n_ctx=128, n_threads=1, verbose=False)
-made = model.generate(json.loads(sys.argv[2]), temp=0.0, top_k=1, repeat_penalty=1.0)
-print(json.dumps(list(itertools.islice(made, 16))))
-"""
-
-
-def in_llama_cpp(*words: str | Path) -> str:
-    """What Python prints in the environment that has llama.cpp."""
-    own = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    command = [f"{LLAMA_CPP}/bin/python", *map(str, words)]
-    done = subprocess.run(command, env=own, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
-@pytest.mark.skipif(not LLAMA_CPP, reason="DUSK_LLAMA_CPP names no environment: docs/use.md")
-def test_llama_cpp_says_what_transformers_says(scaled: Path, tmp_path: Path):
-    """By its own converter, which knows no BPE but published ones: the folder gets a sentencepiece one."""
-    folder, gguf = Path(shutil.copytree(scaled, tmp_path / "model")), tmp_path / "model.gguf"
-    (folder / "tokenizer.json").unlink()
-    (tmp_path / "text.txt").write_text("\n".join(text(20, seed) for seed in range(400)))
-    in_llama_cpp("-c", VOCABULARY_CODE, tmp_path / "text.txt", folder / "tokenizer")
-    in_llama_cpp(f"{LLAMA_CPP}/convert_hf_to_gguf.py", folder, "--outfile", gguf, "--outtype", "f32")
-    prompt = IDS[0, :8].tolist()
-    said = json.loads(in_llama_cpp("-c", GENERATION_CODE, gguf, json.dumps(prompt)).splitlines()[-1])
-    model = load(scaled, dtype="float32")
-    model.generation_config.eos_token_id = None
-    made = model.generate(IDS[:, :8], do_sample=False, max_new_tokens=16)
-    assert said == made[0, 8:].tolist()

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 from openai import BadRequestError, OpenAI
 
+import dusk
 from dusk.cli.main import dusk as command_line
 from dusk.errors import CheckpointError, SettingError
 from dusk.use.serve import plan_service
@@ -81,6 +82,21 @@ def test_no_model_and_no_engine(tuned: Path, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("PATH", "")
     with pytest.raises(SettingError, match="vLLM is not installed"):
         plan_service(tuned, engine="vllm")
+
+
+def test_vllm_needs_the_config_class_of_solar_pro(
+    tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    solar, portable = tmp_path / "solar", tmp_path / "portable"
+    dusk.scale(tuned, solar, layers="0-1", architecture="solar-pro", skips="none")
+    dusk.scale(solar, portable, layers="0-1", with_remote_code=True)
+    with pytest.raises(CheckpointError, match="--layers 0-1 --with-remote-code"):
+        plan_service(solar, engine="vllm")
+    with pytest.raises(SettingError, match="--trust-remote-code"):
+        plan_service(portable, engine="vllm")
+    more = ["--trust-remote-code"]
+    assert plan_service(portable, engine="vllm", port=free_port(), more=more).arguments[-1] == more[0]
 
 
 def test_vllm_is_started_with_the_name_that_was_given(

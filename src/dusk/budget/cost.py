@@ -125,6 +125,11 @@ def memory(work: Work, ranks: int) -> Memory:
     )
 
 
+def usable_bytes(machine: Machine) -> float:
+    """Of one GPU; a twentieth goes to the driver, the libraries and what lies between blocks."""
+    return 0.95 * machine.gpu.memory_gb * 1e9
+
+
 def element_bytes(precision: str) -> int:
     """Bytes of an element in products."""
     return 2 if precision == "bf16" else 4
@@ -187,7 +192,7 @@ def cost(
         gpu_hours=hours,
         kwh=kwh,
         co2_kg=None if kwh is None else kwh * grid / 1000,
-        fits=needed.total < 0.95 * gpu.memory_gb * 1e9,
+        fits=needed.total < usable_bytes(machine),
     )
 
 
@@ -196,16 +201,24 @@ class Inference:
     """A model at work, bf16: bytes of weights, bytes of the cache of one token, and tokens a second at most.
 
     One sequence at a time is bound by memory: each token reads all weights and its cache once (Pope et al. 2022,
-    section 3); the figure is the bound at half the context.
+    section 3); the figure is the bound at half the context. `room_tokens` is how much context, of all sequences
+    together, the GPU holds beside the weights; 0 where the weights alone do not fit.
     """
 
     weight_bytes: int
     cache_bytes_per_token: int
     tokens_per_second: float
+    room_tokens: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether the GPU holds the weights and some context."""
+        return self.room_tokens > 0
 
 
 def inference(shape: Shape, machine: Machine) -> Inference:
     """What one GPU makes of a model."""
     weights, cache = 2 * shape.parameters, 2 * 2 * shape.layers * shape.key
     read = weights - 2 * shape.vocabulary * shape.hidden * (not shape.tied) + cache * shape.context // 2
-    return Inference(weights, cache, machine.gpu.memory_tb_s * 1e12 / read)
+    room = int(usable_bytes(machine) - weights) // cache
+    return Inference(weights, cache, machine.gpu.memory_tb_s * 1e12 / read, max(0, room))

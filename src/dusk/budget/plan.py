@@ -1,7 +1,7 @@
 """A recipe's stages as work: what each starts from, how large it is, and what its training costs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +131,7 @@ class _Reading:
         if base is None:
             return None
         made = base.deeper(_depth(base, given))
+        made = replace(made, vocabulary=given.get("pad_vocabulary") or made.vocabulary)
         self.pair = self.pair or (base, made)
         return made
 

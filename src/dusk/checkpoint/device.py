@@ -13,6 +13,6 @@ def choose_device(device: str | None) -> str:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise SettingError(
-            f"device {device}: not on this machine: {error}", remedy="Use cpu, cuda or cuda:N."
+            f"device {device}: not on this machine: {error}", remedy="Use cpu, cuda, cuda:N or mps."
         ) from error
     return device

@@ -4,11 +4,11 @@ from dataclasses import asdict
 
 import click
 
-from dusk.budget.cost import GRID_G_KWH, MFU, PUE
+from dusk.budget.cost import GRID_G_KWH, HOST_WATTS, MFU, PUE, Inference
 from dusk.budget.plan import Budget, StageBudget, budget
 from dusk.cli.terminal import amount, byte_size, duration, show_json, table
 from dusk.errors import SettingError
-from dusk.machines import parse_machine
+from dusk.machines import Gpu, parse_machine
 
 
 @click.command("budget")
@@ -40,11 +40,11 @@ def command(
     configs = dict(_pair(text) for text in config)
     made = budget(recipe, parse_machine(gpus), configs=configs, mfu=mfu, pue=pue, grid=grid)
     if as_json:
-        inputs = {"mfu": mfu, "pue": pue, "grid_g_kwh": grid}
+        inputs = {"mfu": mfu, "pue": pue, "grid_g_kwh": grid, "host_watts": HOST_WATTS}
         totals = {what: made.total(what) for what in ("seconds", "gpu_hours", "kwh", "co2_kg")}
         show_json({**asdict(made), "inputs": inputs, "totals": totals})
         return
-    _show(made, mfu)
+    _show(made, mfu, pue, grid)
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -56,7 +56,7 @@ def _pair(text: str) -> tuple[str, str]:
     return name, file
 
 
-def _show(made: Budget, mfu: float) -> None:
+def _show(made: Budget, mfu: float, pue: float, grid: float) -> None:
     table(
         ["stage", "parameters", "tokens", "memory a GPU", "tokens/s", "time", "GPU-hours"],
         [_row(stage) for stage in made.stages if stage.parameters is not None],
@@ -76,15 +76,25 @@ def _show(made: Budget, mfu: float) -> None:
         click.echo(f"Bound by communication: {', '.join(bound)}. More micro_batch_tokens.")
     click.echo(
         f"In all {duration(made.total('seconds'))}, {amount(made.total('gpu_hours'))} GPU-hours, "
-        f"{amount(made.total('kwh'))} kWh, {amount(made.total('co2_kg'))} kg CO2, at {mfu:.0%} of the peak."
+        f"{amount(made.total('kwh'))} kWh, {amount(made.total('co2_kg'))} kg CO2; at {mfu:.0%} of the peak, "
+        f"{gpu.watts * (1 + HOST_WATTS):.0f} W a GPU with its host, PUE {pue:g}, {grid:g} g CO2 a kWh."
     )
     if made.base and made.scaled:
         for name, model in (("base", made.base), ("scaled", made.scaled)):
-            click.echo(
-                f"Serving the {name} on one {gpu.name}: {byte_size(model.weight_bytes)} and "
-                f"{byte_size(model.cache_bytes_per_token)} a token of context; at most "
-                f"{model.tokens_per_second:.0f} tokens/s to one user."
-            )
+            click.echo(_serving(name, model, gpu))
+
+
+def _serving(name: str, model: Inference, gpu: Gpu) -> str:
+    needs = (
+        f"Serving the {name} in bf16: {byte_size(model.weight_bytes)} and "
+        f"{byte_size(model.cache_bytes_per_token)} a token of context"
+    )
+    if not model.fits:
+        return f"{needs}; does not fit one {gpu.name} of {gpu.memory_gb:g} GB."
+    return (
+        f"{needs}; fits one {gpu.name} of {gpu.memory_gb:g} GB with {model.room_tokens:,} tokens of context, "
+        f"at most {model.tokens_per_second:.0f} tokens/s to one user."
+    )
 
 
 def _row(stage: StageBudget) -> list[str]:

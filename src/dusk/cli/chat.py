@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dusk.cli.terminal import duration, show_json
-from dusk.errors import SettingError
+from dusk.errors import InputError, SettingError
 from dusk.use.conversation import Conversation
 from dusk.use.sampling import Sampling
 
@@ -32,7 +32,7 @@ _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Sampling)
 @click.option("--top-p", type=float, metavar="X", default=_DEFAULTS["top_p"], show_default=True)
 @click.option("--greedy", is_flag=True, help="the likeliest token each time; as --temperature 0")
 @click.option("--seed", type=int, metavar="N", help="where each answer's random numbers begin")
-@click.option("--device", metavar="TEXT", help="cpu, cuda or cuda:N")
+@click.option("--device", metavar="TEXT", help="cpu, cuda, cuda:N or mps")
 @click.option(
     "--dtype",
     type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
@@ -77,10 +77,31 @@ def chat(
 
 
 def _talkers(models: Sequence[str], layers: Sequence[str], device: str | None, dtype: str) -> "list[Talker]":
+    chosen = [(models[0], spec) for spec in layers] if layers else [(model, None) for model in models]
+    _require(chosen)
     from dusk.use.talker import Talker  # lazy: torch
 
-    chosen = [(models[0], spec) for spec in layers] if layers else [(model, None) for model in models]
     return [Talker(model, layers=spec, device=device, dtype=dtype) for model, spec in chosen]
+
+
+def _require(chosen: "Sequence[tuple[str, str | None]]") -> None:
+    """Every model and map that cannot be, before the first is loaded."""
+    from dusk.checkpoint import open_checkpoint  # lazy: numpy
+    from dusk.scale.choice import choose_map
+
+    errors = []
+    for model, spec in chosen:
+        try:
+            checkpoint = open_checkpoint(model)
+            if spec is not None:
+                choose_map(checkpoint, drop=None, to=None, params=None, layers=spec, fresh="copy")
+        except InputError as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        told = [" ".join([error.message, *error.problems]) for error in errors]
+        raise SettingError("nobody is there to talk to:", problems=told)
 
 
 def _piped() -> str | None:
@@ -91,10 +112,7 @@ def _piped() -> str | None:
 def _say_what_has_no_template(talkers: "Sequence[Talker]") -> None:
     for talker in talkers:
         if not talker.has_template:
-            click.echo(
-                f"{talker.name} has no chat template: it continues your text, and does not answer it.",
-                err=True,
-            )
+            click.echo(f"{talker.name} has no chat template: it continues your text.", err=True)
 
 
 class _Session:
@@ -106,13 +124,17 @@ class _Session:
 
     def ask(self, text: str) -> None:
         """Print every model's answer as it is made; of several, each under its name."""
+        answers = []
         for talker, history in zip(self.talkers, self.histories, strict=True):
             if len(self.talkers) > 1:
                 click.secho(f"{talker.name}:", bold=True)
-            answer = talker.answer(history.asked(text), self.sampling, _write)
+            answers.append(talker.answer(history.asked(text), self.sampling, _write))
             click.echo()
+            _note(answers[-1])
+        for history, answer in zip(
+            self.histories, answers, strict=True
+        ):  # all or, where one is stopped, none
             history.keep(text, answer.text)
-            _note(answer)
 
     def silently(self, text: str) -> list[dict[str, Any]]:
         """Every model's answer as plain data."""
@@ -148,6 +170,8 @@ def _converse(session: _Session) -> None:
                 session.ask(text)
             except KeyboardInterrupt:
                 click.echo("\n(stopped; this turn is not kept)", err=True)
+            except InputError as error:  # a message that is too long, or that the template refuses
+                click.echo(f"{error}\n(this turn is not kept)", err=True)
 
 
 def _write(text: str) -> None:

@@ -54,7 +54,7 @@ def judge(
 
 
 def show_grades(report: "JudgedReport") -> None:
-    """Print a row a model and number of shots, then what each run is beyond the first."""
+    """Print a row a model and number of shots, then what each model is beyond the first."""
     rows = []
     for model, shots in report.runs:
         columns: list[dict[str, object]] = [{}, {"turn": 1}, {"turn": 2}]
@@ -65,13 +65,10 @@ def show_grades(report: "JudgedReport") -> None:
         rows.append(["  ±", *("" if error is None else f"{error:.2f}" for error in errors)])
     click.echo(f"grades from 1 to 10 by {report.judge}")
     table(["model", "overall", "turn 1", "turn 2", *report.categories], rows)
-    first, *others = report.runs
-    for run in others:
-        found_difference = report.compare(first, run)
-        if found_difference:
-            click.echo(
-                f"{run[0]}, {run[1]}-shot minus {first[0]}, {first[1]}-shot: {found_difference.difference:+.2f} "
-                f"[{found_difference.low:+.2f}, {found_difference.high:+.2f}], p {found_difference.p:.3f}"
-            )
+    for run, first, found_difference in report.differences:
+        click.echo(
+            f"{run[0]}, {run[1]}-shot minus {first[0]}, {first[1]}-shot: {found_difference.difference:+.2f} "
+            f"[{found_difference.low:+.2f}, {found_difference.high:+.2f}], p {found_difference.p:.3f}"
+        )
     for note in report.notes:
         click.echo(f"{note}.")

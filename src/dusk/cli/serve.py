@@ -14,7 +14,7 @@ import click
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 to be reached from elsewhere")
 @click.option("--port", type=click.IntRange(1, 65535), metavar="N", default=8000, show_default=True)
-@click.option("--device", metavar="TEXT", help="cpu, cuda or cuda:N")
+@click.option("--device", metavar="TEXT", help="cpu, cuda, cuda:N or mps")
 @click.option(
     "--dtype",
     type=click.Choice(["auto", "float32", "bfloat16", "float16"]),

@@ -131,5 +131,13 @@ KINDS: dict[str, Kind] = {
             unit="items",
             torch=True,
         ),
+        Kind(
+            "judge",
+            stages.JudgeStage,
+            "dusk.evaluate.judged:judge_folders",
+            "grades by a judge",
+            out="grades.json",
+            torch=True,
+        ),
     )
 }

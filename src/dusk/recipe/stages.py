@@ -292,3 +292,16 @@ class EvaluateStage(StageSettings):
     apply_chat_template: bool | None = Field(None, description="ask in the tokenizer's chat template")
     threads: int | None = Field(None, ge=1, description="processor threads")
     jobs: int | None = Field(None, ge=1, description="models at a time, on a CPU [1]")
+
+
+class JudgeStage(StageSettings):
+    """Grades of models' answers to questions of two turns, by a judge on a server."""
+
+    models: list[Model] = Field(min_length=1, description="the models to ask")
+    questions: File = Field(description="rows {id, category, questions, references}")
+    judge: str = Field(description="an OpenAI-compatible server")
+    judge_model: str = Field(description="the judge's name there")
+    example: File | None = Field(None, description="a row of the same form with answers: adds 1-shot")
+    max_tokens: int | None = Field(None, ge=1, description="tokens of an answer at most")
+    timeout_seconds: Positive | None = Field(None, description="seconds for one grade")
+    device: str | None = Field(None, description="cpu, cuda or cuda:N")

@@ -153,7 +153,7 @@ def _parents(kind: str, settings: Json, row: Json, names: set[str]) -> tuple[str
             dict.fromkeys(name.split("/")[0] if name.split("/")[0] in names else name for name in given)
         )
     used = tuple(str(name) for name in row.get("uses") or ())
-    return used if kind in ("merge", "evaluate") else used[:1]
+    return used if kind in ("merge", "evaluate", "judge") else used[:1]
 
 
 def _with_outside_models(stages: list[Stage], names: set[str]) -> tuple[Stage, ...]:

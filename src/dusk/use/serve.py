@@ -4,10 +4,10 @@ import importlib.util
 import os
 import shutil
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from dusk.checkpoint import open_checkpoint
 from dusk.errors import CheckpointError, SettingError
@@ -67,6 +67,8 @@ def plan_service(
     place = choose_device(device)
     chosen = engine or ("vllm" if place.startswith("cuda") and shutil.which("vllm") else "transformers")
     _require(chosen)
+    if chosen == "vllm":
+        _require_config_for_vllm(checkpoint.path, checkpoint.config, more)
     _require_free(host, port)
     wanted = "float32" if dtype == "auto" and place == "cpu" else dtype
     address = ("--host", host, "--port", str(port), "--dtype", wanted)
@@ -87,6 +89,24 @@ def _require(engine: Engine) -> None:
         )
     if engine == "transformers" and not importlib.util.find_spec("uvicorn"):
         raise SettingError("the server's packages are not installed", remedy="Install `dusk[serve]`.")
+
+
+def _require_config_for_vllm(folder: Path, config: Mapping[str, Any], more: Sequence[str]) -> None:
+    """vLLM has Solar Pro's model, but takes configs from transformers, which has none of that type."""
+    if config.get("model_type") != "solar":
+        return
+    if "auto_map" not in config:
+        layers = config.get("num_hidden_layers", 1)
+        raise CheckpointError(
+            f"{folder}: vLLM finds no config class for model_type solar",
+            remedy=f"`dusk scale {folder} OUT --layers 0-{layers - 1} --with-remote-code` writes it into a "
+            "folder; or serve with --engine transformers.",
+        )
+    if "--trust-remote-code" not in more:
+        raise SettingError(
+            f"{folder}: vLLM reads this config by the code in the folder only if told to",
+            remedy="Add `-- --trust-remote-code`; or serve with --engine transformers.",
+        )
 
 
 def _require_free(host: str, port: int) -> None:

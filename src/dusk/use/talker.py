@@ -129,7 +129,8 @@ class Talker:
         """The prompt's ids, with BOS in front where the tokenizer puts it and the template does not."""
         text = self.prompt(messages)
         bos = self._tokenizer.bos_token
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=not (bos and text.startswith(bos)))
+        special = not (bos and text.startswith(bos))
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special, verbose=False)
         return ids
 
     def _length(self, messages: Sequence[Message]) -> int:

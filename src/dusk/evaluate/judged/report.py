@@ -72,8 +72,19 @@ class JudgedReport:
                 found.setdefault(grade.question, []).append(grade.grade)
         return {name: sum(grades) / TURNS for name, grades in found.items() if len(grades) == TURNS}
 
+    @property
+    def differences(self) -> list[tuple[tuple[str, int], tuple[str, int], Difference]]:
+        """Each other model's run, the first model's with as many shots, and what the one is beyond the other."""
+        found = []
+        for model, shots in self.runs:
+            first = (self.runs[0][0], shots)
+            difference = None if model == first[0] else self.compare(first, (model, shots))
+            if difference:
+                found.append(((model, shots), first, difference))
+        return found
+
     def to_json(self) -> dict[str, Any]:
-        """Scores by model and shots; the grades lie beside."""
+        """Scores by model and shots, and differences; the grades lie beside."""
         return {
             "judge": self.judge,
             "scale": [LOWEST, HIGHEST],
@@ -89,6 +100,10 @@ class JudgedReport:
                     },
                 }
                 for model, shots in self.runs
+            ],
+            "differences": [
+                {"model": run[0], "minus": first[0], "shots": run[1], **difference.to_json()}
+                for run, first, difference in self.differences
             ],
         }
 

@@ -1,0 +1,80 @@
+"""Scaled folders in vLLM, from an environment of its own, on its GPU or its CPU build.
+
+Skipped unless DUSK_VLLM names that environment; docs/use.md says how it is made.
+"""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import dusk
+from dusk import solar_pro
+from use_models import FAMILIES, scaled_model
+
+ENVIRONMENT = os.environ.get("DUSK_VLLM", "")
+pytestmark = pytest.mark.skipif(not ENVIRONMENT, reason="DUSK_VLLM names no environment: docs/use.md")
+
+HEAD = {"head_dim": 32}  # vLLM's attention on a CPU has no smaller one
+SETTINGS = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_OFFLINE": "1",
+}
+GENERATION_CODE = """
+import json, sys
+from vllm import LLM, SamplingParams
+model = LLM(sys.argv[1], dtype="float32", enforce_eager=True, max_model_len=96, max_num_seqs=4,
+            gpu_memory_utilization=0.2, trust_remote_code=bool(sys.argv[3:]))
+chosen = SamplingParams(temperature=0, max_tokens=16, ignore_eos=True)
+made = model.generate([{"prompt_token_ids": ids} for ids in json.loads(sys.argv[2])], chosen)
+kind = model.apply_model(lambda module: type(module).__module__) if sys.argv[3:] else []
+print(json.dumps({"made": [list(answer.outputs[0].token_ids) for answer in made], "kind": kind}))
+"""
+
+
+def in_vllm(code: str, *words: str | Path) -> Any:
+    """What Python prints last in the environment that has vLLM."""
+    own = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | SETTINGS
+    command = [f"{ENVIRONMENT}/bin/python", "-c", code, *map(str, words)]
+    done = subprocess.run(command, env=own, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+PROMPTS = [list(range(3 + start, 11 + start)) for start in (0, 40, 80)]
+
+
+def greedy(folder: Path) -> list[list[int]]:
+    """What transformers makes of the prompts."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model.generation_config.eos_token_id = None
+    made = model.generate(torch.tensor(PROMPTS), do_sample=False, max_new_tokens=16)
+    tokens: list[list[int]] = made[:, len(PROMPTS[0]) :].tolist()
+    return tokens
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_vllm_says_what_transformers_says(family: str, tmp_path: Path):
+    folder = scaled_model(tmp_path, **FAMILIES[family] | HEAD)
+    assert in_vllm(GENERATION_CODE, folder, json.dumps(PROMPTS))["made"] == greedy(folder)
+
+
+def test_solar_pro_by_vllm_s_own_class(tmp_path: Path):
+    """The config comes with the folder, which transformers has no class for; the model is vLLM's."""
+    solar_pro.register()
+    base = scaled_model(tmp_path, model_type="llama", **HEAD)
+    how: dict[str, Any] = {"architecture": "solar-pro", "skips": "2-4,3-6", "with_remote_code": True}
+    dusk.scale(base, tmp_path / "solar", layers="0-3,2-5", **how)
+    found = in_vllm(GENERATION_CODE, tmp_path / "solar", json.dumps(PROMPTS), "trust")
+    assert found["kind"] == ["vllm.model_executor.models.solar"]
+    assert found["made"] == greedy(tmp_path / "solar")
+    plain = scaled_model(tmp_path / "plain", model_type="llama", **HEAD)
+    dusk.scale(plain, tmp_path / "none", layers="0-3,2-5", architecture="solar-pro", skips="none")
+    assert greedy(tmp_path / "none") != found["made"]
