@@ -253,10 +253,12 @@ def test_requests_likelihoods_and_scores_are_the_harnesss_own(data, folder, tmp_
                 assert item.output == pytest.approx([log for log, _ in answers], abs=1e-4)
             for metric in sample["metrics"]:
                 label = metric if sample["filter"] == "none" else f"{metric},{sample['filter']}"
-                assert item.values[label] == pytest.approx(sample[metric], abs=1e-6)
+                # a metric is as near as the log-likelihoods that it is made of: processors differ in their sums
+                assert item.values[label] == pytest.approx(sample[metric], abs=1e-4)
         (column,) = entry["columns"].items()
         label = column[1] if "," in column[1] else f"{column[1]},none"
-        assert found.cell("small", column[0]).value == pytest.approx(expected["results"][name][label])
+        wanted = pytest.approx(expected["results"][name][label], rel=1e-4)
+        assert found.cell("small", column[0]).value == wanted
 
 
 def _right(request):

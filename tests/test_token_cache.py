@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -228,6 +229,7 @@ reading.tokenizer.encode(["warm"] * 100)
 held = int(next(line for line in open("/proc/self/status") if line.startswith("VmData")).split()[1]) << 10
 resource.setrlimit(resource.RLIMIT_DATA, (held + int(os.environ["ROOM"]),) * 2)
 if os.environ["WAY"] == "memory":
+    signal.alarm(30)  # a tokenizer that is out of memory may hang instead of ending
     store, _ = stores.build(files, reading)
 else:
     store, _ = cache.opened(cache.made(files, reading))
@@ -240,7 +242,9 @@ def test_building_and_opening_take_the_memory_of_a_chunk(tokenizer: Path, tmp_pa
     """RLIMIT_DATA counts what a process allocates, and not the files that it maps."""
     file = write_rows(tmp_path / "large.jsonl", ({"text": text(200, i % 50)} for i in range(3000)))
     single = {"TOKENIZERS_PARALLELISM": "false", "MALLOC_ARENA_MAX": "1", "ROOM": str(16 << 20)}
-    assert script(_BOUNDED, tokenizer, tmp_path, file, WAY="memory", **single).returncode != 0
+    held = script(_BOUNDED, tokenizer, tmp_path, file, WAY="memory", **single)
+    assert held.returncode != 0
+    assert re.search("MemoryError|memory allocation", held.stderr)
     made = script(_BOUNDED, tokenizer, tmp_path, file, WAY="files", **single)
     assert made.returncode == 0, made.stderr
     opened = script(_BOUNDED, tokenizer, tmp_path, file, WAY="files", **single)
