@@ -36,7 +36,7 @@ MFU = 0.46
 """Measured by llm-foundry on 8 H100 at 7B without checkpointing; see docs/scale.md for what others measured."""
 PUE = 1.2
 """Power of the data centre to power of its machines; a stated input."""
-HOST_WATTS = 0.8
+HOST_OVERHEAD = 0.8
 """Power of processors, network and fans to that of the GPUs: a DGX H100 draws 10.2 kW for 8 GPUs of 0.7 kW."""
 GRID_G_KWH = 445.0
 """Grams of CO2 a kWh: the world's mean of 2024 (IEA, Electricity 2025); a stated input."""
@@ -180,7 +180,7 @@ def cost(
     per_second = tokens * ranks / max(computing, talking)
     seconds = None if work.tokens is None else work.tokens / per_second
     hours = None if seconds is None else seconds / 3600 * ranks
-    kwh = None if hours is None else hours * gpu.watts / 1000 * (1 + HOST_WATTS) * pue
+    kwh = None if hours is None else hours * gpu.watts / 1000 * (1 + HOST_OVERHEAD) * pue
     needed = memory(work, ranks)
     return Cost(
         memory=needed,

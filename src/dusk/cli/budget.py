@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 import click
 
-from dusk.budget.cost import GRID_G_KWH, HOST_WATTS, MFU, PUE, Inference
+from dusk.budget.cost import GRID_G_KWH, HOST_OVERHEAD, MFU, PUE, Inference
 from dusk.budget.plan import Budget, StageBudget, budget
 from dusk.cli.terminal import amount, byte_size, duration, show_json, table
 from dusk.errors import SettingError
@@ -40,7 +40,7 @@ def command(
     configs = dict(_pair(text) for text in config)
     made = budget(recipe, parse_machine(gpus), configs=configs, mfu=mfu, pue=pue, grid=grid)
     if as_json:
-        inputs = {"mfu": mfu, "pue": pue, "grid_g_kwh": grid, "host_watts": HOST_WATTS}
+        inputs = {"mfu": mfu, "pue": pue, "grid_g_kwh": grid, "host_overhead": HOST_OVERHEAD}
         totals = {what: made.total(what) for what in ("seconds", "gpu_hours", "kwh", "co2_kg")}
         show_json({**asdict(made), "inputs": inputs, "totals": totals})
         return
@@ -77,7 +77,7 @@ def _show(made: Budget, mfu: float, pue: float, grid: float) -> None:
     click.echo(
         f"In all {duration(made.total('seconds'))}, {amount(made.total('gpu_hours'))} GPU-hours, "
         f"{amount(made.total('kwh'))} kWh, {amount(made.total('co2_kg'))} kg CO2; at {mfu:.0%} of the peak, "
-        f"{gpu.watts * (1 + HOST_WATTS):.0f} W a GPU with its host, PUE {pue:g}, {grid:g} g CO2 a kWh."
+        f"{gpu.watts * (1 + HOST_OVERHEAD):.0f} W a GPU with its host, PUE {pue:g}, {grid:g} g CO2 a kWh."
     )
     if made.base and made.scaled:
         for name, model in (("base", made.base), ("scaled", made.scaled)):
