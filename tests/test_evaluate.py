@@ -3,7 +3,6 @@
 import gzip
 import json
 import math
-import socket
 
 import pytest
 import torch
@@ -14,17 +13,7 @@ from dusk.evaluate import harness as harness_module
 from dusk.evaluate import model as model_module
 from evaluation_cases import ByHand, documents, problems, write_data, write_models, write_suite
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_network():
-    with pytest.MonkeyPatch.context() as patch:
-
-        def refuse(*_):
-            raise AssertionError("a connection was tried")
-
-        patch.setattr(socket.socket, "connect", refuse)
-        patch.setattr(socket, "getaddrinfo", refuse)
-        yield
+pytestmark = pytest.mark.usefixtures("no_network")
 
 
 @pytest.fixture(scope="module")

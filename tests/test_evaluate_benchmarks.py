@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 import os
-import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +30,8 @@ from dusk.evaluate import model as model_module
 from dusk.evaluate.local_tasks import task_folder
 from dusk.evaluate.suites import Entry
 
+pytestmark = pytest.mark.usefixtures("no_network")
+
 REAL = Path(os.environ.get("DUSK_TEST_DATA", "absent"))
 
 # SHA-256 over the requests that the code of commit b281b09 makes of `benchmark_rows`, and of the real sets
@@ -49,18 +50,6 @@ REAL_REQUESTS_OF_2023 = {
     "winogrande_v1": (950, "2b174c58ea526a1e"),
     "gsm8k_v1": (989, "0bee635b9d120d16"),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_network():
-    with pytest.MonkeyPatch.context() as patch:
-
-        def refuse(*_):
-            raise AssertionError("a connection was tried")
-
-        patch.setattr(socket.socket, "connect", refuse)
-        patch.setattr(socket, "getaddrinfo", refuse)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Tasks of the harness by their names: IFEval and BBH on local rows, and what they need besides."""
 
 import json
-import socket
 import sys
 import types
 from importlib.util import find_spec
@@ -14,6 +13,8 @@ import benchmark_rows as rows
 from dusk.errors import InputError, SettingError
 from dusk.evaluate import evaluate, harness, needs
 from dusk.evaluate import model as model_module
+
+pytestmark = pytest.mark.usefixtures("no_network")
 
 IFEVAL = [
     {
@@ -36,18 +37,6 @@ IFEVAL = [
     },
 ]
 ANSWERS = ["A dog, with a comma", "These are four words", 'Sure:\n"quoted"']
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_network():
-    with pytest.MonkeyPatch.context() as patch:
-
-        def refuse(*_):
-            raise AssertionError("a connection was tried")
-
-        patch.setattr(socket.socket, "connect", refuse)
-        patch.setattr(socket, "getaddrinfo", refuse)
-        yield
 
 
 @pytest.fixture(scope="module")
