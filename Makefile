@@ -21,8 +21,8 @@ demo: install ## the main job on this machine: grow, recover, tune, align, merge
 demo-full: install ## the same with five seeds and paired intervals
 	$(BIN)/dusk demo --full --out runs/demo-full
 
-test: install
-	$(TEST) -m 'not soak'
+test: install ## on all cores; the tests of a file stay together, since they share what they made
+	$(TEST) --numprocesses logical --maxprocesses 8 --dist loadfile -m 'not soak'
 
 soak: install ## kills, fuzzing and grids; DUSK_SOAK=short for the form that CI runs
 	$(TEST) -m soak
