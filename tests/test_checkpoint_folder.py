@@ -40,6 +40,15 @@ def test_sizes_agree_with_the_loaded_model(model_folder: Models) -> None:
         assert open_checkpoint(model_folder(variant)).parameters == model.num_parameters()
 
 
+def test_shipped_models_by_name() -> None:
+    found = {name: inspect_checkpoint(f"dusk:{name}").parameters for name in ("constant", "decayed")}
+    assert found == {"constant": 451_648, "decayed": 451_648}
+    assert resolve("dusk:constant") != resolve("dusk:decayed")
+    with pytest.raises(CheckpointError, match=r"dusk:grown: dusk ships no such model") as caught:
+        resolve("dusk:grown")
+    assert "dusk:constant, dusk:decayed" in str(caught.value)
+
+
 def test_one_file_and_shards_hold_the_same(model_folder: Models) -> None:
     one, many = open_checkpoint(model_folder("llama")), open_checkpoint(model_folder("llama", shard="40KB"))
     assert one.layout == many.layout == Layout("model.layers", 8, "num_hidden_layers")

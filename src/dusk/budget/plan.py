@@ -7,11 +7,11 @@ from typing import Any
 
 from dusk.budget.cost import GRID_G_KWH, MFU, PUE, Cost, Inference, Work, cost, inference
 from dusk.budget.shape import Shape, read_shape
+from dusk.checkpoint.shipped import locate
 from dusk.errors import CheckpointError, DuskError, RecipeError
 from dusk.layers import LayerMap
 from dusk.machines import Machine
 from dusk.recipe import Recipe, load_recipe
-from dusk.recipe.model import locate
 from dusk.recipe.settings import StageSettings
 
 LARGEST_PASS, LONGEST = 16384, 4096

@@ -1,9 +1,10 @@
-"""From what the user wrote to a local folder: a path as it is, a hub id downloaded."""
+"""From what the user wrote to a local folder: a path as it is, a hub id downloaded, a shipped model by name."""
 
 import difflib
 import re
 from pathlib import Path
 
+from dusk.checkpoint.shipped import locate
 from dusk.errors import CheckpointError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w./-]+)?", re.ASCII)
@@ -14,12 +15,14 @@ _UNWANTED = ["*/*", "consolidated*", "*.fp16.*", "adapter_*"]
 
 
 def resolve(model: str | Path, *, allow_pickle: bool = False) -> Path:
-    """The local folder of a model given as a folder or as a hub id `name[@revision]`.
+    """The local folder of a model given as a folder, as a hub id `name[@revision]` or as one that dusk ships.
 
     With `allow_pickle` .bin files are downloaded where there are no safetensors.
 
     Raises `CheckpointError` when it is neither, naming the folders nearby that it could have meant.
     """
+    if isinstance(model, str):
+        model = locate(model)
     path = Path(model).expanduser()
     if path.is_dir():
         return path

@@ -1,7 +1,7 @@
 """The commands of whole runs: run, report, demo."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,11 +145,8 @@ def _report(folder: str | Path | Sequence[str], out: str | None = None) -> Path:
 def _show(done: "RunReport", report_path: Path) -> None:
     """The tables of models and scores, and where everything is."""
     labels = {stage.name: str(stage.settings.get("label") or stage.name) for stage in done.stages}
-    for path in done.evaluations():
-        from dusk.cli.evaluation import show_scores
-        from dusk.evaluate import load_report
-
-        show_scores(load_report(path), labels)
+    if done.evaluations():
+        _show_tables(done, labels)
     for note in done.notes():
         click.echo(f"Note: {note}")
     kept = sum(stage.kept for stage in done.stages)
@@ -157,6 +154,21 @@ def _show(done: "RunReport", report_path: Path) -> None:
     stages = f"{count} stage{'s' * (count > 1)}"
     click.echo(f"{stages}, {kept} of them kept, in {duration(done.seconds)}: {done.out}")
     click.echo(f"Report: {report_path}")
+
+
+def _show_tables(done: "RunReport", labels: Mapping[str, str]) -> None:
+    """A table for each measure, its models in the order of the run."""
+    from dusk.cli.evaluation import show_scores
+    from dusk.evaluate.results import EvalReport, joined, load_report
+
+    alike: dict[str, list[EvalReport]] = {}
+    for report in map(load_report, done.evaluations()):
+        alike.setdefault(report.measure, []).append(report)
+    places = {name: place for place, name in enumerate(labels)}
+    for reports in alike.values():
+        whole = joined(reports)
+        whole.models.sort(key=lambda model: places.get(model.name, len(places)))
+        show_scores(whole, labels)
 
 
 def _summary(report_path: Path) -> Any:

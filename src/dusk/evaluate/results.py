@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,21 @@ class EvalReport:
         return self.suite.columns or [
             Column(entry, entry, items.metrics[0]) for entry, items in first.items() if items.metrics
         ]
+
+    @property
+    def measure(self) -> str:
+        """What has to be the same for the scores of two reports to stand in one table."""
+        tasks = [entry.to_json() for entry in self.suite.tasks]
+        columns = [vars(column) for column in self.columns]
+        told = [
+            self.suite.suite,
+            tasks,
+            columns,
+            self.suite.mean,
+            self.settings,
+            self.versions.get("lm_eval"),
+        ]
+        return json.dumps(told, sort_keys=True)
 
     @property
     def notes(self) -> list[str]:
@@ -159,6 +175,15 @@ class EvalReport:
                 task: version for entry in model.entries.values() for task, version in entry.versions.items()
             },
         }
+
+
+def joined(reports: Sequence[EvalReport]) -> EvalReport:
+    """Reports of one measure as one; a model that several have is the first one's."""
+    models: dict[str, ModelScores] = {}
+    for report in reports:
+        for model in report.models:
+            models.setdefault(model.name, model)
+    return replace(reports[0], models=list(models.values()))
 
 
 def _entry_scores(entry: Entry, items: EntryItems) -> dict[str, dict[str, Score]]:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from dusk import __version__
+from dusk.checkpoint.shipped import locate
 from dusk.recipe.kinds import KINDS
-from dusk.recipe.model import locate
 from dusk.recipe.recipe import Recipe, stage_of
 from dusk.recipe.settings import StageSettings
 

@@ -1,12 +1,13 @@
 """The results files of a run's evaluations: columns, scores, and differences over the same items."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from dusk.errors import DataError
 from dusk.evaluate.bootstrap import Difference
-from dusk.evaluate.results import EvalReport, load_report
+from dusk.evaluate.results import EvalReport, joined, load_report
 from dusk.report.reading import Json, finite, mapping, read_object
 from dusk.report.run_folder import Run, Stage
 
@@ -98,9 +99,49 @@ class Evaluation:
             return {}
         return self.items.compare(left.called, right.called, resamples=RESAMPLES)
 
+    @property
+    def measure(self) -> tuple[Any, ...]:
+        """What has to be the same for the scores of two evaluations to stand in one table."""
+        return self.suite, self.columns, self.items.measure if self.items else None
+
 
 def read_evaluations(run: Run) -> tuple[Evaluation, ...]:
-    """The results of every finished evaluation; raises DataError for a results file that is damaged."""
+    """The results of the finished evaluations, those of one measure as one, its models in the run's order.
+
+    Raises DataError for a results file that is damaged.
+    """
+    places = {stage.name: place for place, stage in enumerate(run.stages)}
+
+    def place(model: ModelScores) -> int:
+        return places.get(model.name, len(places))
+
+    groups = alike(_read_all(run))
+    return tuple(_joined(group, place) if len(group) > 1 else group[0] for group in groups)
+
+
+def alike(evaluations: Iterable[Evaluation]) -> list[list[Evaluation]]:
+    """Evaluations of one measure side by side."""
+    groups: dict[Any, list[Evaluation]] = {}
+    for evaluation in evaluations:
+        groups.setdefault(evaluation.measure, []).append(evaluation)
+    return list(groups.values())
+
+
+def _joined(group: Sequence[Evaluation], place: Callable[[ModelScores], int]) -> Evaluation:
+    models: dict[str, ModelScores] = {}
+    for evaluation in group:
+        for model in evaluation.models:
+            models.setdefault(model.called, model)
+    items = [evaluation.items for evaluation in group if evaluation.items is not None]
+    return replace(
+        group[0],
+        models=tuple(sorted(models.values(), key=place)),
+        items=joined(items) if len(items) == len(group) else None,
+        compared={},
+    )
+
+
+def _read_all(run: Run) -> list[Evaluation]:
     found = []
     for stage in run.stages:
         if stage.kind != "evaluate" or not stage.folder.is_dir():
@@ -109,7 +150,7 @@ def read_evaluations(run: Run) -> tuple[Evaluation, ...]:
             content = read_object(path)
             if isinstance(content.get("models"), list):
                 found.append(_evaluation(stage, path, content))
-    return tuple(found)
+    return found
 
 
 def _evaluation(stage: Stage, path: Path, content: Json) -> Evaluation:

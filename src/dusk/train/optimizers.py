@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dusk.train.adamw16 import AdamW16
+from dusk.train.muon import BatchedMuon
 from dusk.train.settings import TrainSettings
 
 
@@ -64,7 +65,7 @@ def _muon(
 
     betas = (settings.beta1, settings.beta2)
     adamw = torch.optim.AdamW(chosen(False), betas=betas, fused=fused)
-    return MuonWithAdamW(torch.optim.Muon(chosen(True)), adamw)
+    return MuonWithAdamW(BatchedMuon(chosen(True)), adamw)
 
 
 class MuonWithAdamW(torch.optim.Optimizer):

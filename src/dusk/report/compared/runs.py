@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from dusk.errors import InputError
 from dusk.evaluate.results import EvalReport
 from dusk.report.arms import Arms, find_arms
-from dusk.report.evaluations import Evaluation, ModelScores, read_evaluations
+from dusk.report.evaluations import Evaluation, ModelScores, alike, read_evaluations
 from dusk.report.run_folder import Run, Stage, read_run
 from dusk.report.verdict import Verdict, verdict_of
 
@@ -100,20 +99,9 @@ def _renamed(each: OneRun) -> list[Stage]:
 
 
 def _joined(runs: Sequence[OneRun]) -> list[Evaluation]:
-    groups: dict[Any, list[tuple[OneRun, Evaluation]]] = {}
-    for each in runs:
-        for evaluation in each.evaluations:
-            groups.setdefault(_measured(evaluation), []).append((each, evaluation))
-    return [_one_of(group) for group in groups.values()]
-
-
-def _measured(evaluation: Evaluation) -> tuple[Any, ...]:
-    """What has to be the same for scores to stand beside each other."""
-    items = evaluation.items
-    tasks = [entry.to_json() for entry in items.suite.tasks] if items else []
-    settings = items.settings if items else {}
-    version = evaluation.versions.get("lm_eval")
-    return evaluation.suite, evaluation.columns, repr(tasks), repr(sorted(settings.items())), version
+    whose = {id(evaluation): each for each in runs for evaluation in each.evaluations}
+    groups = alike(evaluation for each in runs for evaluation in each.evaluations)
+    return [_one_of([(whose[id(evaluation)], evaluation) for evaluation in group]) for group in groups]
 
 
 def _one_of(group: Sequence[tuple[OneRun, Evaluation]]) -> Evaluation:
