@@ -108,8 +108,8 @@ def encode_pairs(values: Array, scratch: NDArray[np.uint8], out: NDArray[np.uint
         else:
             _round(values.view(np.uint32), narrow.view(np.uint32))
             narrow = values
-        total = np.add.reduce(narrow, axis=None)  # infinite or NaN where a single value is
-    finite = bool(np.isfinite(total)) or bool(np.isfinite(narrow).all())
+        ends = np.maximum.reduce(narrow, axis=None), np.minimum.reduce(narrow, axis=None)  # NaN where one is
+    finite = bool(np.isfinite(ends).all())
     lower, upper = narrow.view(np.uint32)
     np.right_shift(lower, _HALF, out=lower)
     np.bitwise_and(upper, _UPPER, out=upper)
