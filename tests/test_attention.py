@@ -158,7 +158,7 @@ def test_packing_pads_little_and_places_every_token():
     boundaries = torch.tensor([0, *LENGTHS]).cumsum(0)
     packing = Blocks.of(boundaries)
     assert torch.equal(packing.slots[packing.places], torch.arange(sum(LENGTHS)))
-    assert sum(documents * length for _, documents, length in packing.blocks) == len(packing.slots)
+    assert sum(documents * length for documents, length in packing.blocks) == len(packing.slots)
     long = Blocks.of(
         torch.randint(100, 1000, (200,), generator=torch.Generator().manual_seed(0)).cumsum(0) - 100
     )

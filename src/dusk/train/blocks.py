@@ -24,13 +24,13 @@ class Blocks:
     slots (P,): for each place in the padded blocks the token that fills it;
     places (T,): for each token the place where its attention is taken from;
     again (2, R): tokens of prefixes, and their further places in the second branch and beyond;
-    blocks: (first place, documents, length) each.
+    blocks: (documents, length) each, one behind the other.
     """
 
     slots: Tensor
     places: Tensor
     again: Tensor
-    blocks: tuple[tuple[int, int, int], ...]
+    blocks: tuple[tuple[int, int], ...]
 
     @classmethod
     def of(cls, boundaries: Tensor, prefixes: Tensor | None = None) -> Self:
@@ -45,7 +45,7 @@ class Blocks:
         place = 0
         for _, members in sorted(by_length.items()):
             longest = max(len(tokens) for tokens in members)
-            blocks.append((place, len(members), longest))
+            blocks.append((len(members), longest))
             for tokens in members:
                 here = torch.arange(place, place + len(tokens))
                 taken = places[tokens] >= 0
@@ -69,16 +69,17 @@ class Blocks:
         dropout: float,
     ) -> Tensor:
         """See `Packing.attend`."""
-        padded = [
-            _Gather.apply(states, self.slots, self.places, self.again)  # type: ignore[no-untyped-call]
-            for states in (query, key, value)
-        ]
+        sizes = [documents * length for documents, length in self.blocks]
+        parts = zip(
+            *(  # split, since its backward pass joins the gradients once, where each slice's fills a whole row
+                _Gather.apply(states, self.slots, self.places, self.again).split(sizes)  # type: ignore[no-untyped-call]
+                for states in (query, key, value)
+            ),
+            strict=True,
+        )
         out = []
-        for first, documents, length in self.blocks:
-            q, k, v = (
-                states[first : first + documents * length].unflatten(0, (documents, length)).transpose(1, 2)
-                for states in padded
-            )
+        for part, block in zip(parts, self.blocks, strict=True):
+            q, k, v = (states.unflatten(0, block).transpose(1, 2) for states in part)
             if q.dtype == torch.bfloat16 and q.device.type == "cpu" and not dropout:
                 attended = attention_by_products(q, k, v, window=window, scale=scale)
             else:
