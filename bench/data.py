@@ -73,7 +73,7 @@ def _goal(values: Mapping[str, tuple[float, ...]]) -> Goal:
 
 
 def _notes(work: Path, runs: Mapping[str, list[Run]], count: int) -> tuple[str, ...]:
-    kept = {way: json.loads((work / f"{way}.json").read_text())["kept"] for way in runs}
+    kept = {way: json.loads((work / f"{way}.kept.json").read_text())["kept"] for way in runs}
     wall = (f"{way} {median(run.seconds for run in of_way):.1f} s" for way, of_way in runs.items())
     speeds = (
         f"{way} {count / median(run.processor_seconds for run in of_way):,.0f}"

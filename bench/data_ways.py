@@ -43,7 +43,7 @@ def dusk(rows: Path, out: Path, processes: int) -> None:
     told = decontaminate(
         out, data=[rows], against=benchmarks(), words=WORDS, common_rows=0, workers=processes
     )
-    (out.with_name(f"{out.name}.json")).write_text(json.dumps({"kept": told["kept"]}))
+    (out.with_name(f"{out.name}.kept.json")).write_text(json.dumps({"kept": told["kept"]}))
 
 
 def items() -> Iterator[str]:
@@ -110,7 +110,7 @@ def spread(way: str, rows: Path, out: Path, processes: int) -> None:
     if any(worker.exitcode for worker in workers):
         raise SystemExit(1)
     kept = sum(int((out / f"{number}.kept").read_text()) for number in range(processes))
-    out.with_name(f"{out.name}.json").write_text(json.dumps({"kept": kept}))
+    out.with_name(f"{out.name}.kept.json").write_text(json.dumps({"kept": kept}))
 
 
 def one(way: str, rows: Path, out: Path, number: int, processes: int) -> None:
