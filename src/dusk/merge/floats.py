@@ -20,12 +20,11 @@ STORED: dict[str, np.dtype[Any]] = {
 
 _HALF = np.uint32(16)
 _UPPER = np.uint32(0xFFFF0000)
+_LOWER = np.uint32(0xFFFF)
+_MIDWAY = np.uint32(0x8000)  # the lower half of a float32 that lies between two bfloat16
 _ONE = np.uint32(1)
 _JUST_UNDER_HALF = np.uint32(0x7FFF)
 _EXPONENT = np.uint16(0x7F80)
-_WIDE_EXPONENT = np.uint64(0x7FF << 52)
-_HIGHER = np.uint64(45 << 52 | 1 << 51)
-_LEAST_ADDED = 1.5 * 2.0 ** (45 - 126)
 
 
 def decode(stored: NDArray[Any], dtype: str, out: Array) -> None:
@@ -45,8 +44,10 @@ def encode(values: Array, dtype: str, out: NDArray[Any]) -> None:
     """
     with np.errstate(over="ignore", invalid="ignore"):
         if dtype == "BF16":
-            round_to_bfloat16(values, np.empty_like(values))
-            bits = values.astype(np.float32).view(np.uint32)
+            narrow, scratch = np.empty((2, *values.shape), np.float32)
+            _narrow(values, narrow, scratch.view(np.uint32))
+            bits = narrow.view(np.uint32)
+            _round(bits, scratch.view(np.uint32))
             np.copyto(out, np.right_shift(bits, _HALF, out=bits), casting="unsafe")
         else:
             np.copyto(out, values, casting="same_kind")
@@ -59,20 +60,19 @@ def all_finite(stored: NDArray[Any], dtype: str) -> bool:
     return bool(np.isfinite(stored).all())
 
 
-def round_to_bfloat16(values: Array, scratch: Array) -> None:
-    """Rounds float64 to eight significant bits, ties to even, in place: to bfloat16s, or beyond the largest.
+def _narrow(values: Array, out: NDArray[np.float32], scratch: NDArray[np.uint32]) -> None:
+    """float64 as float32 that is rounded to the same bfloat16.
 
-    Adding 1.5 * 2^(e + 45) to a value of exponent e leaves the sum no bit below 2^(e - 7), bfloat16's last
-    place; taking it away again is exact. Below 2^-126 the last place stays 2^-133. What is infinite, NaN
-    or over 2^978 stays as it is: there e + 45 overflows into NaN or the sign, and the least one is added.
-    -0 becomes 0.
+    Rounding twice goes wrong where the first time ends midway between two bfloat16 and the value was not
+    there: such float32s are moved by one place to the side that the value is on.
     """
-    added = scratch.view(np.uint64)
-    np.bitwise_and(values.view(np.uint64), _WIDE_EXPONENT, out=added)
-    np.add(added, _HIGHER, out=added)
-    np.fmax(scratch, _LEAST_ADDED, out=scratch)
-    np.add(values, scratch, out=values)
-    np.subtract(values, scratch, out=values)
+    np.copyto(out, values, casting="same_kind")
+    np.bitwise_and(out.view(np.uint32), _LOWER, out=scratch)
+    midway = np.flatnonzero(scratch == _MIDWAY)
+    if midway.size:
+        places = np.unravel_index(midway, out.shape)
+        aside = np.sign(np.abs(values[places]) - np.abs(out[places].astype(np.float64)))
+        out.view(np.uint32)[places] += aside.astype(np.int32).view(np.uint32)
 
 
 def _round(bits: NDArray[np.uint32], scratch: NDArray[np.uint32]) -> None:
@@ -100,14 +100,14 @@ def encode_pairs(values: Array, scratch: NDArray[np.uint8], out: NDArray[np.uint
     `scratch` has as many bytes as `values`. Whether all stored values are finite. NaNs in float32 survive as
     long as their lower 16 bits are zero, as in all that is computed from bfloat16.
     """
-    narrow = scratch.view(np.float32)[: values.size].reshape(values.shape)
+    parts = scratch.view(np.uint32).reshape(-1, *values.shape)
     with np.errstate(over="ignore", invalid="ignore"):
         if values.dtype == np.float64:
-            round_to_bfloat16(values, scratch.view(np.float64).reshape(values.shape))
-            np.copyto(narrow, values, casting="same_kind")
+            narrow = parts[1].view(np.float32)
+            _narrow(values, narrow, parts[0])
         else:
-            _round(values.view(np.uint32), narrow.view(np.uint32))
             narrow = values
+        _round(narrow.view(np.uint32), parts[0])
         ends = np.maximum.reduce(narrow, axis=None), np.minimum.reduce(narrow, axis=None)  # NaN where one is
     finite = bool(np.isfinite(ends).all())
     lower, upper = narrow.view(np.uint32)
