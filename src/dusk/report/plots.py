@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from dusk.report.arms import SAME_COMPUTE, SAME_TOKENS, SCALED, Arm, Arms, base_level, other_levels
+from dusk.report.arms import CONTROL, SAME_COMPUTE, SAME_TOKENS, SCALED, Arm, Arms, base_level, other_levels
 from dusk.report.chart import Axes, Chart, Level, Line, Moment, Point, Ring, draw
 from dusk.report.run_folder import Run, Stage
 from dusk.report.verdict import crossing
@@ -32,7 +32,7 @@ def plots_of(run: Run, arms: Arms) -> Plots:
 
 def arm_label(arm: Arm) -> str:
     """The stage's name, or the role of a control."""
-    return arm.final.label if arm.role == SCALED else control_label(arm)
+    return control_label(arm) if arm.role in (*_ROLE_WORDS, CONTROL) else arm.final.label
 
 
 def control_label(arm: Arm) -> str:
