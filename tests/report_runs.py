@@ -294,26 +294,14 @@ def write_two(folder: Path) -> list[Path]:
 
 
 def arms_stages(offset: float) -> list[FakeStage]:
-    """The seeds' stages, a second scaled model trained twice, and a model from scratch.
-
-    `faster` passes 2.4 at 300k tokens, the offset as for the recovered model; `new_only` never does;
-    `scratch` has an own 0.01 a seed step of 0.005.
-    """
-    stages = seed_stages(offset)[:-1]
-    size = {"layers": 12, "parameters": SCALED_PARAMETERS}
-    faster = [(0, 2.42), (400_000, 2.39 + 2 * offset), (1_600_000, 2.29 + 2 * offset)]
-    slower = [(0, 2.5), (1_600_000, 2.41)]
-    scratch = _pretrain("scratch", "", [(0, 9.0), (1_600_000, 3.3 + offset)], **size)
-    scratch.settings = {**scratch.settings, "from_scratch": "config.json"}
-    del scratch.settings["model"]
-    scratch.uses = ("docs",)
-    in_place = FakeStage(
-        "in_place", "scale", {"base": "constant", "rule": "in-place"}, ("constant",), **size
-    )
+    """The seeds' bases, recovery and controls; a second scaled model, new layers alone, and one from scratch."""
+    faster = [(0, 2.42), (400_000, 2.385 + 2 * offset), (1_600_000, 2.29 + 2 * offset)]
+    scratch = _pretrain("scratch", "", [(0, 9.0), (1_600_000, 3.3 + offset)])
+    scratch.settings = {"from_scratch": "config.json", "data": ["docs/continue.jsonl"]}
     return [
-        *stages,
-        in_place,
-        _pretrain("faster", "in_place", faster, **size),
-        _pretrain("new_only", "scaled", slower, **size),
-        scratch,
+        *seed_stages(offset)[:-1],
+        FakeStage("in_place", "scale", {"base": "constant", "rule": "in-place"}, ("constant",)),
+        _pretrain("faster", "in_place", faster),
+        _pretrain("new_only", "scaled", [(0, 2.5), (1_600_000, 2.41)]),
+        replace(scratch, uses=("docs",)),
     ]

@@ -60,9 +60,7 @@ def _arm(found: PooledArm) -> Json:
         "recovered_after_tokens": _told(over(found.tokens), found.tokens),
         "sooner_tokens": _told(over(found.sooner), found.sooner),
         "final_bits_per_byte": _told(over(found.final), found.final),
-        "bits_per_byte_saved": {
-            name: _told(over(by_seed), by_seed) for name, by_seed in found.saved.items()
-        },
+        "bits_per_byte_saved": {name: _told(over(by_seed), by_seed) for name, by_seed in found.saved.items()},
     }
 
 
