@@ -201,6 +201,7 @@ def _show_seeds(report_path: Path) -> None:
     click.echo(told["sentence"])
     for line in told["missing"]:
         click.echo(line)
+    _show_arms(told["arms"])
     for scores in told["scores"].values():
         labels = [column["label"] for column in scores["columns"]]
         rows = [
@@ -215,6 +216,19 @@ def _show_seeds(report_path: Path) -> None:
                 f"Mean ± standard deviation over seeds; ≈ no difference from {reference} within the noise."
             )
     click.echo(f"Report: {report_path}")
+
+
+def _show_arms(arms: Mapping[str, dict[str, Any]]) -> None:
+    """Where each arm ends, if there is more than one grown model and its controls."""
+    if not any(arm["role"] in ("grown", "from-scratch") for arm in arms.values()):
+        return
+    rows = []
+    for arm in arms.values():
+        passed, final = arm["recovered_after_tokens"], arm["final_bits_per_byte"]
+        after = f"{passed['mean']:,.0f} ({passed['n']} of {final['n']})" if passed and final else "–"
+        rows.append([arm["label"], after, _score(final and {**final, "from_reference": None})])
+    click.echo()
+    table(["arm", "passed its base after", "bits per byte at the end"], rows)
 
 
 def _score(score: dict[str, Any] | None) -> str:

@@ -96,8 +96,9 @@ class Arms:
 
     @property
     def every(self) -> tuple[Arm, ...]:
-        """The lines, and what began without a base."""
-        return (*self.lines, *self.from_scratch)
+        """All arms: the grown ones, the controls, and what began without a base."""
+        recovery = (self.recovery,) if self.recovery else ()
+        return (*recovery, *self.grown, *self.controls, *self.from_scratch)
 
 
 def find_arms(run: Run) -> Arms:
