@@ -78,7 +78,7 @@ def read_seeds(folders: Sequence[Path]) -> Seeds:
     if not there:
         raise InputError(
             f"none of {listed([str(folder) for folder in folders]) or 'the folders'} holds a run.",
-            remedy="Give the folder that `dusk demo --full --out` wrote, or folders of runs.",
+            remedy="Give the folder that `dusk run --seeds` or `dusk demo --full` wrote, or folders of runs.",
         )
     runs = sorted((_read(folder, place) for place, folder in enumerate(there)), key=lambda run: run.seed)
     problems = _different(runs)
