@@ -12,7 +12,7 @@ from dusk.report.wording import bits, count, flops, signed
 
 STYLES = {SCALED: 1, SAME_TOKENS: 2, SAME_COMPUTE: 3}
 _ROLE_WORDS = {SAME_TOKENS: "base, same tokens", SAME_COMPUTE: "base, same compute"}
-_STYLES_ALL = 6
+_STYLES_ALL = 7
 BITS_TITLE = "held-out bits per byte"
 
 
