@@ -291,3 +291,17 @@ def write_two(folder: Path) -> list[Path]:
     narrow = write_run(folder / "narrow", narrow_run(), name="narrow")
     write_scores(narrow / "scores", NARROW)
     return [wide, narrow]
+
+
+def arms_stages(offset: float) -> list[FakeStage]:
+    """The seeds' bases, recovery and controls; a second scaled model, new layers alone, and one from scratch."""
+    faster = [(0, 2.42), (400_000, 2.385 + 2 * offset), (1_600_000, 2.29 + 2 * offset)]
+    scratch = _pretrain("scratch", "", [(0, 9.0), (1_600_000, 3.3 + offset)])
+    scratch.settings = {"from_scratch": "config.json", "data": ["docs/continue.jsonl"]}
+    return [
+        *seed_stages(offset)[:-1],
+        FakeStage("in_place", "scale", {"base": "constant", "rule": "in-place"}, ("constant",)),
+        _pretrain("faster", "in_place", faster),
+        _pretrain("new_only", "scaled", [(0, 2.5), (1_600_000, 2.41)]),
+        replace(scratch, uses=("docs",)),
+    ]

@@ -303,6 +303,31 @@ def test_the_report_of_seeds_prints_its_sentence_and_table(tmp_path, capsys):
     assert told["summary"]["bits_per_byte_saved"]["base_same_tokens"]["mean"] == pytest.approx(0.02)
 
 
+def test_the_report_of_several_arms_prints_where_each_ends(tmp_path, capsys):
+    for seed, offset in enumerate(report_runs.SEED_OFFSETS):
+        stages = report_runs.arms_stages(offset)
+        report_runs.write_run(tmp_path / f"seed-{seed}", stages, name="growth", seed=seed)
+    assert call("report", tmp_path) == 0
+    rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "faster 242,116 (3 of 3) 2.2900 ± 0.0100" in rows
+    assert "new_only – 2.4100 ± 0.0000" in rows
+    assert "scratch – 3.3000 ± 0.0050" in rows
+
+
+def test_a_recipe_with_several_seeds(recipe_file, tmp_path, capsys):
+    content = yaml.safe_load(recipe_file.read_text())
+    content["stages"] = {"docs": {"kind": "source", "seed": 0}, **content["stages"]}
+    recipe_file.write_text(yaml.safe_dump({**content, "seed": 5}, sort_keys=False))
+    assert call("run", recipe_file, "--seeds", "2", "--out", tmp_path / "out", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [run["seed"] for run in told["runs"]] == told["summary"]["seeds"] == [5, 6]
+    assert [run["stages"][0]["taken_from"] for run in told["runs"]] == [None, "seed-5"]
+    assert call("run", recipe_file, "--seeds", "3", "--out", tmp_path / "out") == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split() for line in lines if "seed" in line] == [["seed", "5"], ["seed", "6"], ["seed", "7"]]
+    assert [line.split()[1] for line in lines if line.startswith("one")] == ["kept", "kept", "done"]
+
+
 def test_the_full_demo_makes_a_run_a_seed_and_their_report(recipe_file, tmp_path, monkeypatch, capsys):
     content = yaml.safe_load(recipe_file.read_text())
     content["stages"] = {"docs": {"kind": "source", "seed": 0}, **content["stages"]}

@@ -247,6 +247,24 @@ def test_the_seeds_of_the_full_demo_share_what_no_seed_changes():
     assert same == {"base", "base_decayed", "docs", "problems", "scaled"}
 
 
+def test_the_growth_study_and_its_rates_are_of_the_same_models():
+    folder = Path(__file__).parent.parent / "recipes" / "growth"
+    study, rates = (load_recipe(folder / name) for name in ("study.yaml", "rates.yaml"))
+    kinds = {name: stage.kind for name, stage in study.stages.items()}
+    grown = [name for name, kind in kinds.items() if kind == "scale"]
+    assert [study.stages[name].given() for name in grown] == [rates.stages[name].given() for name in grown]
+    assert rates.seed not in range(study.seed, study.seed + 8)
+    trained = [stage.given() for stage in study.stages.values() if stage.kind == "pretrain"]
+    assert len({stage["seed"] for stage in trained}) == 1  # the same order of the data for all arms
+    assert {stage["learning_rate"] for stage in trained} <= {
+        stage.given()["learning_rate"] for stage in rates.stages.values() if stage.kind == "pretrain"
+    }
+    one, other = (fingerprints(load_recipe(folder / "study.yaml", seed=seed)) for seed in (0, 1))
+    assert {name for name in one if one[name] != other[name]} == {
+        name for name, kind in kinds.items() if kind == "pretrain"
+    }
+
+
 def test_the_full_recipe_is_whole_but_for_its_data():
     path = Path(__file__).parent.parent / "recipes" / "solar-10.7b.yaml"
     found = load_recipe(path, need_files=False)

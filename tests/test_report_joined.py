@@ -35,7 +35,10 @@ def test_two_stages_make_the_table_and_the_verdict_of_one(tmp_path: Path) -> Non
     order = [stage.name for stage in runs[1].stages]
     assert [model.name for model in joined.models] == sorted(cells, key=order.index)
     gains = [
-        [(gain.value, gain.low, gain.high) for gain in verdict_of(find_arms(run), read_evaluations(run)).gains]
+        [
+            (gain.value, gain.low, gain.high)
+            for gain in verdict_of(find_arms(run), read_evaluations(run)).gains
+        ]
         for run in runs
     ]
     assert gains[0] == gains[1]

@@ -290,10 +290,7 @@ class TestWhatIsMissing:
         for seed in range(2):
             stages = without(seed_stages(0.01 * seed), "scores")
             write_run(folder / f"seed-{seed}", stages, name="demo-full", seed=seed)
-        assert [line.split("; ")[0] for line in self.missing(folder)] == [
-            "No model of seed 0 was evaluated",
-            "No model of seed 1 was evaluated",
-        ]
+        assert self.missing(folder) == ["No model was evaluated, so there is no table of scores."]
         assert numbers(folder)["bits_per_byte_saved"]["base_same_tokens"]["mean"] == pytest.approx(0.015)
 
 

@@ -1,7 +1,7 @@
 """The commands of whole runs: run, report, demo."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,9 @@ _FULL_SEEDS = 5
     "--reuse", metavar="DIR", multiple=True, help="another run folder; what it has finished alike is copied"
 )
 @click.option("--seed", metavar="N", type=click.IntRange(0), help="in place of the recipe's")
+@click.option(
+    "--seeds", metavar="N", type=click.IntRange(1), help="so many, from the seed on, each in DIR/seed-N"
+)
 @click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
 def run(
     recipe: str,
@@ -32,15 +35,21 @@ def run(
     jobs: int | None,
     reuse: tuple[str, ...],
     seed: int | None,
+    seeds: int | None,
     as_json: bool,
 ) -> None:
-    """Run a recipe."""
+    """Run a recipe, or run it with several seeds and report on all."""
     from dusk.recipe import load_recipe
 
     if dry_run:
         _show_stages(load_recipe(recipe, seed=seed, need_files=False), as_json)
         return
-    done = _run(load_recipe(recipe, seed=seed), out, jobs, reuse)
+    whole = load_recipe(recipe, seed=seed)
+    if seeds is not None:
+        numbers = range(whole.seed, whole.seed + seeds)
+        _run_seeds(lambda number: load_recipe(recipe, seed=number), numbers, out, jobs, reuse, as_json)
+        return
+    done = _run(whole, out, jobs, reuse)
     if done.node:
         click.echo(f"node {done.node}: node 0 has ended its run")
         return
@@ -96,11 +105,12 @@ def report(folders: tuple[str, ...], out: str | None, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
 def demo(out: str, full: bool, seed: int, jobs: int | None, as_json: bool) -> None:
     """Run the packaged recipe and report on it."""
-    if full:
-        _demo_full(Path(out), seed, jobs, as_json)
-        return
     from dusk.recipe import demo_recipe
 
+    if full:
+        numbers = range(seed, seed + _FULL_SEEDS)
+        _run_seeds(lambda number: demo_recipe(full=True, seed=number), numbers, out, jobs, (), as_json)
+        return
     done = _run(demo_recipe(seed=seed), out, jobs)
     path = _report(out)
     if as_json:
@@ -109,17 +119,26 @@ def demo(out: str, full: bool, seed: int, jobs: int | None, as_json: bool) -> No
     _show(done, path)
 
 
-def _demo_full(out: Path, seed: int, jobs: int | None, as_json: bool) -> None:
+def _run_seeds(
+    recipe: Callable[[int], "Recipe"],
+    seeds: Sequence[int],
+    out: str,
+    jobs: int | None,
+    reuse: Sequence[str],
+    as_json: bool,
+) -> None:
     """One run a seed, side by side in OUT; what is the same in all is made by the first alone."""
-    from dusk.recipe import demo_recipe
-
     runs: list[dict[str, Any]] = []
-    folders = {number: out / f"seed-{number}" for number in range(seed, seed + _FULL_SEEDS)}
+    folders = {number: Path(out) / f"seed-{number}" for number in seeds}
     for number, folder in folders.items():
         if not as_json:
             click.echo(f"seed {number}", err=True)
-        done = _run(demo_recipe(full=True, seed=number), folder, jobs, list(folders.values()))
-        runs.append({**done.to_json(), "report": str(_report(folder))})
+        done = _run(recipe(number), folder, jobs, [*folders.values(), *reuse])
+        if not done.node:
+            runs.append({**done.to_json(), "report": str(_report(folder))})
+    if not runs:
+        click.echo("node 0 has ended its runs")
+        return
     path = _report(out)
     if as_json:
         show_json({"runs": runs, "report": str(path), "summary": _summary(path)})
@@ -182,6 +201,7 @@ def _show_seeds(report_path: Path) -> None:
     click.echo(told["sentence"])
     for line in told["missing"]:
         click.echo(line)
+    _show_arms(told["arms"])
     for scores in told["scores"].values():
         labels = [column["label"] for column in scores["columns"]]
         rows = [
@@ -196,6 +216,19 @@ def _show_seeds(report_path: Path) -> None:
                 f"Mean ± standard deviation over seeds; ≈ no difference from {reference} within the noise."
             )
     click.echo(f"Report: {report_path}")
+
+
+def _show_arms(arms: Mapping[str, dict[str, Any]]) -> None:
+    """Where each arm ends, if there is more than one grown model and its controls."""
+    if not any(arm["role"] in ("grown", "from-scratch") for arm in arms.values()):
+        return
+    rows = []
+    for arm in arms.values():
+        passed, final = arm["recovered_after_tokens"], arm["final_bits_per_byte"]
+        after = f"{passed['mean']:,.0f} ({passed['n']} of {final['n']})" if passed and final else "–"
+        rows.append([arm["label"], after, _score(final and {**final, "from_reference": None})])
+    click.echo()
+    table(["arm", "passed its base after", "bits per byte at the end"], rows)
 
 
 def _score(score: dict[str, Any] | None) -> str:

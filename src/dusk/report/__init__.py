@@ -21,7 +21,7 @@ def report(run_dir: str | Path | Sequence[str | Path], *, out: str | Path | None
 
     Args:
         run_dir: the folder that `dusk run --out` wrote; or a folder whose subfolders seed-0, seed-1 and so on
-            are runs (as `dusk demo --full` leaves it); or several folders of runs. The seeds of one recipe are
+            are runs (as `dusk run --seeds` leaves it); or several folders of runs. The seeds of one recipe are
             pooled, with intervals over the seeds, and `summary.json` beside the page holds the numbers; other
             runs are compared: one table of all models, curves in one chart.
         out: the file to write [report.html in the folder, comparison.html beside compared runs]; one that is

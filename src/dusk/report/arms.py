@@ -1,8 +1,9 @@
 """Which stage is which: the scaled model, the base it was grown from, and the controls beside it.
 
-Read off the graph of stages. A `scale` stage S is the scaled model; the pretraining that starts from S is its
-recovery; every other pretraining that starts from S's own base is a control. A control has the role that its
-settings name, else the one that its tokens or its compute show.
+Read off the graph of stages. The first `scale` stage S is the scaled model; the pretraining that starts from S is
+its recovery; every other pretraining that starts from S's own base is a control. A control has the role that its
+settings name, else the one that its tokens or its compute show. What else is pretrained from scaled models
+of that base are other grown arms; what is pretrained from scratch is an arm without a base.
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from dusk.report.reading import finite, mapping
 from dusk.report.run_folder import Run, Stage
 
 SAME_TOKENS, SAME_COMPUTE, CONTROL, SCALED = "same-tokens", "same-compute", "control", "scaled"
+GROWN, FROM_SCRATCH = "grown", "from-scratch"
 FLOPS_PER_PARAMETER_TOKEN = 6  # forward and backward: Kaplan et al. 2020, section 2.1
 EQUAL = 0.03  # tokens or compute that differ by less count as the same
 
@@ -80,6 +82,8 @@ class Arms:
     scaled: Stage | None = None
     recovery: Arm | None = None
     controls: tuple[Arm, ...] = ()
+    grown: tuple[Arm, ...] = ()
+    from_scratch: tuple[Arm, ...] = ()
 
     def control(self, role: str) -> Arm | None:
         """The first control of that role."""
@@ -87,17 +91,25 @@ class Arms:
 
     @property
     def lines(self) -> tuple[Arm, ...]:
-        """The recovery and the controls: the lines of the plot."""
-        return (*((self.recovery,) if self.recovery else ()), *self.controls)
+        """The recovery, the controls and the other grown arms: the lines of the plot."""
+        return (*((self.recovery,) if self.recovery else ()), *self.controls, *self.grown)
+
+    @property
+    def every(self) -> tuple[Arm, ...]:
+        """All arms: the grown ones, the controls, and what began without a base."""
+        recovery = (self.recovery,) if self.recovery else ()
+        return (*recovery, *self.grown, *self.controls, *self.from_scratch)
 
 
 def find_arms(run: Run) -> Arms:
-    """The first scaled model of the run, its base, its recovery and its controls."""
-    scaled = next((stage for stage in run.stages if stage.kind == "scale"), None)
-    if scaled is None:
+    """The first scaled model of the run, its base, its recovery, its controls, and the arms beside it."""
+    grown = [stage for stage in run.stages if stage.kind == "scale"]
+    if not grown:
         return Arms()
+    scaled = grown[0]
     base = run.stage(scaled.parents[0]) if scaled.parents else None
-    starts = [stage for stage in run.stages if stage.kind == "pretrain" and stage.parents]
+    trained = [stage for stage in run.stages if stage.kind == "pretrain"]
+    starts = [stage for stage in trained if stage.parents and not stage.settings.get("from_scratch")]
     first = next((stage for stage in starts if stage.parents[0] == scaled.name), None)
     recovery = Arm(SCALED, _chain(first, starts)) if first else None
     controls = [
@@ -105,7 +117,16 @@ def find_arms(run: Run) -> Arms:
         for stage in starts
         if base is not None and stage.parents[0] == base.name
     ]
-    return Arms(base, scaled, recovery, tuple(controls))
+    siblings = {stage.name for stage in grown if stage.parents == scaled.parents}
+    others = [
+        Arm(GROWN, _chain(stage, starts))
+        for stage in starts
+        if stage is not first and stage.parents[0] in siblings
+    ]
+    scratch = [
+        Arm(FROM_SCRATCH, _chain(stage, starts)) for stage in trained if stage.settings.get("from_scratch")
+    ]
+    return Arms(base, scaled, recovery, tuple(controls), tuple(others), tuple(scratch))
 
 
 def base_level(arms: Arms) -> float | None:

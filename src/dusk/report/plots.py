@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from dusk.report.arms import SAME_COMPUTE, SAME_TOKENS, SCALED, Arm, Arms, base_level, other_levels
+from dusk.report.arms import CONTROL, SAME_COMPUTE, SAME_TOKENS, SCALED, Arm, Arms, base_level, other_levels
 from dusk.report.chart import Axes, Chart, Level, Line, Moment, Point, Ring, draw
 from dusk.report.run_folder import Run, Stage
 from dusk.report.verdict import crossing
@@ -12,7 +12,7 @@ from dusk.report.wording import bits, count, flops, signed
 
 STYLES = {SCALED: 1, SAME_TOKENS: 2, SAME_COMPUTE: 3}
 _ROLE_WORDS = {SAME_TOKENS: "base, same tokens", SAME_COMPUTE: "base, same compute"}
-_STYLES_ALL = 6
+_STYLES_ALL = 7
 BITS_TITLE = "held-out bits per byte"
 
 
@@ -32,7 +32,7 @@ def plots_of(run: Run, arms: Arms) -> Plots:
 
 def arm_label(arm: Arm) -> str:
     """The stage's name, or the role of a control."""
-    return arm.final.label if arm.role == SCALED else control_label(arm)
+    return control_label(arm) if arm.role in (*_ROLE_WORDS, CONTROL) else arm.final.label
 
 
 def control_label(arm: Arm) -> str:

@@ -8,7 +8,7 @@ from dusk.report.compared.runs import OneRun
 from dusk.report.plots import BITS_TITLE, by_flops, by_tokens
 from dusk.report.wording import bits, count, flops
 
-_STYLES = 6
+_STYLES = 7
 
 
 def recovery_charts(runs: Sequence[OneRun]) -> tuple[Chart, ...]:

@@ -9,9 +9,11 @@ from urllib.parse import quote
 from dusk.report.forest import forest_of
 from dusk.report.page import Fact, rendered
 from dusk.report.provenance import Provenance, provenance_of
+from dusk.report.seeds.arms import final_bits
+from dusk.report.seeds.arms_table import arms_table
 from dusk.report.seeds.costs import costs_of_seeds
 from dusk.report.seeds.plots import recovery_charts
-from dusk.report.seeds.pooled import Pooled, PooledGain, final_bits, over_seeds, pool, told_roles
+from dusk.report.seeds.pooled import Pooled, PooledGain, over_seeds, pool, told_roles
 from dusk.report.seeds.runs import SeedRun, Seeds
 from dusk.report.seeds.table import pooled_scores, seeds_table
 from dusk.report.verdict import WITH_THE_SAME, Outcome
@@ -45,6 +47,7 @@ def render_seeds(seeds: Seeds, target: Path) -> str:
         missing=[*seeds.missing, *_no_controls(seeds)],
         controls=[WITH_THE_SAME[gain.control.role].removeprefix("the ") for gain in roles],
         rows=[_row(each, roles, target) for each in seeds.runs],
+        arms=arms_table(seeds),
         tables=[seeds_table(seeds, scores) for scores in pooled_scores(seeds)],
         charts=recovery_charts(seeds),
         costs=costs_of_seeds(seeds),

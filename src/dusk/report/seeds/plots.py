@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from dusk.report.arms import Arm, CurvePoint, base_level, other_levels
+from dusk.report.arms import GROWN, Arm, CurvePoint, base_level, other_levels
 from dusk.report.chart import Axes, Chart, Level, Line, Moment, Ring, draw
 from dusk.report.plots import BITS_TITLE, arm_label, arm_styles, flops_at
 from dusk.report.seeds.runs import SeedRun, Seeds
@@ -49,10 +49,11 @@ def _chart(title: str, seeds: Seeds, axes: Axes, across: Across) -> Chart | None
     by_compute = across is _flops
     for arm, style in arm_styles(seeds.first.arms):
         ours = [(each, found) for each in seeds.runs if (found := _same(each, arm)) is not None]
-        thin += [
-            Line(f"{arm_label(arm)}, {each.name}", style, _points(found.curve, across), faint=True)
-            for each, found in ours
-        ]
+        if arm.role != GROWN:  # of more arms than these, thin lines hide each other
+            thin += [
+                Line(f"{arm_label(arm)}, {each.name}", style, _points(found.curve, across), faint=True)
+                for each, found in ours
+            ]
         mean = mean_curve([found.curve for _, found in ours if found.final.done])
         means.append(Line(arm_label(arm), style, _points(mean, across)))
         decay = arm.decay_tokens if not by_compute or arm.decay_tokens is None else _decay_flops(arm)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dusk.report.arms import Arm
+from dusk.report.seeds.arms import final_bits
 from dusk.report.seeds.runs import SeedRun, Seeds
 from dusk.report.seeds.student import Estimate, estimate
 from dusk.report.verdict import WITH_THE_SAME, Gain, Outcome, against, decay_note, scaled_and_base
@@ -56,11 +57,6 @@ def pool(seeds: Seeds) -> Pooled:
         told = against(seeds.first.arms, [gain.gain for gain in gains])
         sentence = f"{'; '.join([_recovered(seeds, outcomes, over), *told])}."
     return Pooled(sentence, outcomes, tokens, over, gains, tuple(_notes(seeds, gains)))
-
-
-def final_bits(arm: Arm | None) -> float | None:
-    """Held-out bits per byte at the end of an arm whose training is done."""
-    return arm.curve[-1].bits_per_byte if arm and arm.final.done and arm.curve else None
 
 
 def pooled_gains(seeds: Seeds) -> tuple[PooledGain, ...]:

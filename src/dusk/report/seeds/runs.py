@@ -78,7 +78,7 @@ def read_seeds(folders: Sequence[Path]) -> Seeds:
     if not there:
         raise InputError(
             f"none of {listed([str(folder) for folder in folders]) or 'the folders'} holds a run.",
-            remedy="Give the folder that `dusk demo --full --out` wrote, or folders of runs.",
+            remedy="Give the folder that `dusk run --seeds` or `dusk demo --full` wrote, or folders of runs.",
         )
     runs = sorted((_read(folder, place) for place, folder in enumerate(there)), key=lambda run: run.seed)
     problems = _different(runs)
@@ -90,7 +90,8 @@ def read_seeds(folders: Sequence[Path]) -> Seeds:
         )
     absent = [f"{folder.name} holds no run.json: nothing of it is here." for folder in folders]
     absent = [line for line, folder in zip(absent, folders, strict=True) if folder not in there]
-    return Seeds(tuple(runs), (*absent, *_gaps(folders), *(line for run in runs for line in _lacks(run))))
+    lacks = [line for run in runs for line in _lacks(run)]
+    return Seeds(tuple(runs), (*absent, *_gaps(folders), *lacks, *_not_evaluated(runs)))
 
 
 def _read(folder: Path, place: int) -> SeedRun:
@@ -147,8 +148,13 @@ def _lacks(each: SeedRun) -> list[str]:
     lines += [
         f"{stage.label} of {each.name} failed: {stage.error}" for stage in each.run.stages if stage.error
     ]
-    if not any(evaluation.models for evaluation in each.evaluations):
-        lines.append(f"No model of {each.name} was evaluated; the table of scores is without it.")
     if each.arms.recovery and each.arms.recovery.final.done and each.recovery.outcome is Outcome.UNKNOWN:
         lines.append(f"In {each.name} held-out loss was not measured; it counts nowhere in the sentence.")
     return lines
+
+
+def _not_evaluated(runs: Sequence[SeedRun]) -> list[str]:
+    lacking = [each.name for each in runs if not any(one.models for one in each.evaluations)]
+    if len(lacking) == len(runs):
+        return ["No model was evaluated, so there is no table of scores."]
+    return [f"No model of {name} was evaluated; the table of scores is without it." for name in lacking]

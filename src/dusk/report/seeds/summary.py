@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from dusk.report.arms import Arm
+from dusk.report.plots import arm_label
 from dusk.report.scores import label_of
+from dusk.report.seeds.arms import PooledArm, final_by_seed, over, pooled_arms
 from dusk.report.seeds.costs import peak_memory_bytes, total_seconds, total_tokens
-from dusk.report.seeds.pooled import Pooled, final_bits, pool
+from dusk.report.seeds.pooled import Pooled, pool
 from dusk.report.seeds.runs import Seeds
-from dusk.report.seeds.student import Estimate, estimate
+from dusk.report.seeds.student import Estimate
 from dusk.report.seeds.table import PooledScores, Score, pooled_scores
 
 Json = dict[str, Any]
@@ -27,6 +29,7 @@ def summary_of(seeds: Seeds) -> Json:
         "recovered_after_tokens": _told(pooled.tokens, pooled.tokens_by_seed),
         "final_bits_per_byte": {arm.final.name: _final(seeds, arm) for arm in seeds.first.arms.lines},
         "bits_per_byte_saved": _gains(pooled),
+        "arms": {found.name: _arm(found) for found in pooled_arms(seeds)},
         "scores": {scores.stage: _scores(seeds, scores) for scores in pooled_scores(seeds)},
         "cost": {
             "seconds": round(total_seconds(seeds), 3),
@@ -43,13 +46,22 @@ def _told(over: Estimate | None, by_seed: Mapping[int, float]) -> Json | None:
 
 
 def _final(seeds: Seeds, like: Arm) -> Json | None:
-    by_seed: dict[int, float] = {}
-    for each in seeds.runs:
-        arm = next((arm for arm in each.arms.lines if arm.final.name == like.final.name), None)
-        value = final_bits(arm)
-        if value is not None:
-            by_seed[each.seed] = value
-    return _told(estimate(list(by_seed.values())) if by_seed else None, by_seed)
+    by_seed = final_by_seed(seeds, like)
+    return _told(over(by_seed), by_seed)
+
+
+def _arm(found: PooledArm) -> Json:
+    return {
+        "label": arm_label(found.arm),
+        "role": found.arm.role,
+        "layers": found.arm.final.layers,
+        "tokens": found.arm.tokens,
+        "flops": found.arm.flops,
+        "recovered_after_tokens": _told(over(found.tokens), found.tokens),
+        "sooner_tokens": _told(over(found.sooner), found.sooner),
+        "final_bits_per_byte": _told(over(found.final), found.final),
+        "bits_per_byte_saved": {name: _told(over(by_seed), by_seed) for name, by_seed in found.saved.items()},
+    }
 
 
 def _gains(pooled: Pooled) -> Json:
