@@ -8,7 +8,7 @@ import json
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from statistics import median
 
@@ -21,9 +21,10 @@ _PEER = "DATATROVE_PYTHON"
 _NOTE = "Runs of 13 words; each process of a peer takes every other 1,000 lines. Peaks are of one process."
 
 
-def bench(work: Path, rounds: int) -> list[Table]:
+def bench(work: Path, rounds: int) -> Iterator[Table]:
     """A table for each number of rows."""
-    return [_table(work / f"{count}", rounds, count, ways) for count, ways in _ROWS.items()]
+    for count, ways in _ROWS.items():
+        yield _table(work / f"{count}", rounds, count, ways)
 
 
 def _table(work: Path, rounds: int, count: int, names: tuple[str, ...]) -> Table:
