@@ -11,7 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no fault of a property
+hypothesis.settings.load_profile("untimed")
 
 SIZES: dict[str, Any] = {
     "vocab_size": 96,

@@ -15,6 +15,7 @@ from dusk.budget import Shape, Work, cost, inference, known_gpus, memory, parse_
 from dusk.budget.cost import flops_per_token, passes
 from dusk.budget.plan import budget
 from dusk.cli.main import dusk
+from dusk.cli.terminal import sentences
 from dusk.errors import CheckpointError, RecipeError, SettingError
 from train_models import kept_environment
 
@@ -200,6 +201,19 @@ class TestRecipes:
         (tmp_path / "config.json").write_text('{"hidden_size": 8}')
         with pytest.raises(CheckpointError, match="num_attention_heads"):
             read_shape(tmp_path)
+
+
+def test_sentences_are_broken_between_words_in_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("COLUMNS", "20")
+    for terminal, shown in (
+        (True, "one two three four\nfive six\n"),
+        (False, "one two three four five six\n"),
+    ):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal)
+        sentences("one two three four five six")
+        assert capsys.readouterr().out == shown
 
 
 @pytest.mark.parametrize("text", ["8xG1", "0xH100", "", "H100x8", "-1xH100"])

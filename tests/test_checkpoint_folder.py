@@ -239,7 +239,7 @@ def test_a_missing_folder_names_its_neighbours(tmp_path: Path, monkeypatch: pyte
         with pytest.raises(CheckpointError, match="There is no folder") as caught:
             resolve(name)
         assert "mistral-base" in caught.value.remedy
-    with pytest.raises(CheckpointError, match="no similar folder"):
+    with pytest.raises(CheckpointError, match="No folder here has a similar name"):
         resolve("zzz")
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="is a file"):

@@ -13,7 +13,15 @@ import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    LlamaConfig,
+)
+from transformers.masking_utils import flash_attention_mask
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
 from dusk.skips import PUBLISHED
@@ -100,16 +108,22 @@ def test_logits_are_those_of_the_rule(seed: int, attention: str) -> None:
         assert difference(found, reference(model, row, training=training)) < 1e-6
 
 
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("spec", SHAPES.values(), ids=SHAPES)
-def test_shapes_of_skips(spec: str) -> None:
+def test_shapes_of_skips(spec: str, attention: str) -> None:
+    how: dict[str, Any] = {"sliding_window": 5, "attn_implementation": attention}
     lists = {f"bskcn_{i}": [] for i in range(1, 5)}
     model = (
-        solar_model(spec, seed=3)
+        solar_model(spec, seed=3, **how)
         if spec
-        else SolarForCausalLM(SolarConfig(**SIZES, num_hidden_layers=8, **lists))
+        else SolarForCausalLM(SolarConfig(**SIZES, num_hidden_layers=8, **lists, **how)).eval()
     )
     row = tokens_of(model, 9)
-    assert difference(model.eval()(row[None]).logits[0], reference(model, row)) < 1e-6
+    expected = reference(model, row)
+    assert difference(model(row[None]).logits[0], expected) < 1e-6
+    first = model(row[None, :6], use_cache=True)
+    second = model(row[None, 6:], past_key_values=first.past_key_values, use_cache=True)
+    assert difference(torch.cat([first.logits, second.logits], dim=1)[0], expected) < 1e-6
 
 
 def test_the_published_lists_and_those_past_the_last_layer() -> None:
@@ -140,6 +154,41 @@ def test_the_cache_changes_nothing_past_the_window_either(window: int | None, at
         cache = out.past_key_values
         steps.append(out.logits[0])
     assert difference(torch.cat(steps), expected) < 1e-6
+
+
+def flash(
+    _: Any,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    *,
+    scaling: float,
+    sliding_window: int,
+    **__: Any,
+) -> tuple[Tensor, None]:
+    """Written out, what a kernel of flash attention does: no mask, but the window as a number; (B, A, T, D)."""
+    assert mask is None
+    k, v = (states.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for states in (k, v))
+    past = k.shape[2] - q.shape[2]
+    distance = torch.arange(q.shape[2])[:, None] + past - torch.arange(k.shape[2])
+    unseen = (distance < 0) | (distance >= sliding_window)
+    scores = (q @ k.mT * scaling).masked_fill(unseen, -torch.inf)
+    return (scores.softmax(-1) @ v).transpose(1, 2), None
+
+
+def test_flash_attention_is_handed_the_window() -> None:
+    AttentionInterface.register("kernel_by_hand", flash)
+    AttentionMaskInterface.register("kernel_by_hand", flash_attention_mask)
+    model = solar_model("1-4,2-6,5-7", sliding_window=4, attn_implementation="kernel_by_hand")
+    row = tokens_of(model, 14)
+    assert difference(model(row[None], use_cache=False).logits[0], reference(model, row)) < 1e-6
+    cache, steps = None, []
+    for chunk in row.split([6, 1, 3, 4]):
+        out = model(chunk[None], past_key_values=cache, use_cache=True)
+        cache = out.past_key_values
+        steps.append(out.logits[0])
+    assert difference(torch.cat(steps), reference(model, row)) < 1e-6
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

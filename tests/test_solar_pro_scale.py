@@ -114,7 +114,8 @@ def test_64_layers_of_40_with_the_published_skips(phi: Path, tmp_path: Path) -> 
     manifest = json.loads((out / "dusk.json").read_text())
     assert manifest["settings"]["architecture"] == "solar-pro"
     assert manifest["layer_map"]["layers"] == 64
-    assert "skip connections: 12-16,20-24,20-28,32-36,32-40,44-48" in report.notes
+    told = [note for note in report.notes if note.startswith("skip connections")]
+    assert told == ["skip connections: 12-16,20-24,20-28,32-36,32-40,44-48"]
     assert dusk.inspect(out).skips == PUBLISHED.spec()
     assert dusk.inspect(phi).skips is None
 
@@ -246,6 +247,14 @@ def test_a_solar_pro_that_is_scaled_keeps_its_skips_in_both_copies(tmp_path: Pat
     assert float((loaded(row[None]).logits[0].detach() - expected).abs().max() / expected.abs().max()) < 1e-6
     in_memory = dusk.load_scaled(tmp_path / "base", LayerMap.depthwise(8, 2))
     assert torch.equal(in_memory(row[None]).logits, loaded(row[None]).logits)
+
+
+def test_the_two_weights_are_no_list_of_two_layers(model_folder: Callable[..., Path], tmp_path: Path) -> None:
+    base = model_folder("llama", num_hidden_layers=2)
+    dusk.scale(base, tmp_path / "out", layers="0-1,0-1", skips="1-3", skip_weights=[0.3, 0.2])
+    dusk.scale(tmp_path / "out", tmp_path / "two", layers="0-1")
+    dusk.scale(tmp_path / "two", tmp_path / "again", layers="0-1,0-1")
+    assert [config_of(tmp_path / name)["bskcn_tv"] for name in ("out", "two", "again")] == [[0.3, 0.2]] * 3
 
 
 def test_to_the_published_layout_and_back(tmp_path: Path) -> None:

@@ -142,12 +142,12 @@ class TestCommand:
     def test_several_models_side_by_side(self, tuned: Path, base: Path):
         done = chat(tuned, base, "--prompt", ASKED, "--greedy", "--max-tokens", 3)
         lines = done.stdout.splitlines()
-        assert lines[:2] == [f"{tuned}:", SAID]
-        assert f"{base}:" in lines
+        assert lines[:4] == [f"{tuned}:", SAID, "", f"{base}:"]
         assert f"{base} has no chat template: it continues your text" in done.stderr
 
     def test_the_result_for_machines(self, base: Path):
         done = chat(base, "--layers", "0-3", "--layers", "0-2,1-3", "--prompt", "the", "--seed", 1, "--json")
+        assert done.stderr == f"{base} has no chat template: it continues your text.\n"
         found = json.loads(done.stdout)
         assert [answer["model"] for answer in found["answers"]] == [f"{base} 0-3", f"{base} 0-2,1-3"]
         assert {"text", "tokens", "seconds", "ended"} < set(found["answers"][0])
@@ -198,4 +198,19 @@ class TestCommand:
         assert last[str(base)][::2] == [ASKED, ASKED]
 
     def test_a_folder_that_is_not_there(self, tmp_path: Path):
-        assert "There is no folder" in str(chat(tmp_path / "none", "--prompt", "a").exception)
+        """Once, however many maps are asked of it."""
+        for words in ([], ["--layers", "0-3", "--layers", "0-2,1-3"]):
+            told = str(chat(tmp_path / "none", "--prompt", "a", *words).exception)
+            assert told.startswith("There is no folder")
+
+    def test_a_prompt_in_the_place_of_a_model(self, tuned: Path):
+        assert "A prompt is given with --prompt" in str(chat(tuned, "the model?").exception)
+
+    def test_a_solar_pro_whose_skips_cannot_be(self, tuned: Path, tmp_path: Path):
+        dusk.scale(tuned, tmp_path / "solar", skips="1-2")
+        config = json.loads((tmp_path / "solar/config.json").read_text())
+        (tmp_path / "solar/config.json").write_text(json.dumps(config | {"bskcn_1": [2, 1], "bskcn_tv": [1]}))
+        told = str(chat(tmp_path / "solar", "--prompt", "a").exception)
+        assert "solar: the config's skip connections cannot be used" in told
+        assert "bskcn_1 is out of order" in told
+        assert "it is two numbers" in told

@@ -121,10 +121,12 @@ def model(model_folder: Callable[..., Path], tmp_path: Path) -> Path:
     return tmp_path / "deep"
 
 
-def push(endpoint: str, tmp_path: Path, *words: Any, token: str = TOKEN) -> subprocess.CompletedProcess[str]:
+def push(
+    endpoint: str, tmp_path: Path, *words: Any, token: str = TOKEN, **more: str
+) -> subprocess.CompletedProcess[str]:
     """In a process of its own: the hub's client reads its settings when it is imported."""
     settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hub"), "HF_HUB_DISABLE_XET": "1"}
-    settings |= {"HF_TOKEN": token, "NO_PROXY": "*", "HF_HUB_OFFLINE": "0", "DUSK_TRACEBACK": "1"}
+    settings |= {"HF_TOKEN": token, "NO_PROXY": "*", "HF_HUB_OFFLINE": "0", "DUSK_TRACEBACK": "1"} | more
     return subprocess.run(
         [sys.executable, "-m", "dusk", "push", *map(str, words)],
         cwd=tmp_path,
@@ -147,7 +149,8 @@ def test_a_model_its_card_and_its_report_are_published_privately(hub: str, model
     }
     for name in ("model.safetensors", "config.json", "README.md"):
         assert Hub.files[name] == (model / name).read_bytes()
-    assert TOKEN not in done.stdout + done.stderr
+    assert done.stderr == ""
+    assert TOKEN not in done.stdout
 
 
 def test_the_manifest_is_published_without_paths_of_this_machine(hub: str, model: Path, tmp_path: Path):
@@ -169,6 +172,7 @@ def test_the_same_command_continues(hub: str, model_folder: Callable[..., Path],
     Hub.refused_uploads = 1
     failed = push(hub, tmp_path, model, "owner/model")
     assert failed.returncode == 1
+    assert "owner/model: the hub refuses (400)" in failed.stderr
     assert "The same command continues" in failed.stderr
     assert not Hub.files
     sent_before = set(Hub.uploads)
@@ -213,6 +217,12 @@ def test_a_hub_that_is_not_there(model: Path, tmp_path: Path):
     assert done.returncode == 1
     assert "owner/model: the hub does not answer as it should (ConnectError)" in done.stderr
     assert TOKEN not in done.stderr
+
+
+def test_a_hub_that_is_switched_off(model: Path, tmp_path: Path):
+    done = push("http://127.0.0.1:9", tmp_path, model, "owner/model", HF_HUB_OFFLINE="1")
+    assert done.returncode == 2
+    assert "Unset HF_HUB_OFFLINE" in done.stderr
 
 
 @pytest.mark.parametrize(

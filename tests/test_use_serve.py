@@ -63,6 +63,10 @@ def test_a_wrong_model_name(client: OpenAI, tuned: Path):
     assert told == f"Server is pinned to '{tuned}'; requested 'gpt-4'."
 
 
+def test_the_list_of_models_is_the_one_that_is_served(client: OpenAI, tuned: Path):
+    assert [model.id for model in client.models.list()] == [str(tuned)]
+
+
 def test_a_cut_answer_says_so(client: OpenAI, tuned: Path):
     answer = client.chat.completions.create(**(request(tuned, "the model") | {"max_tokens": 1})).choices[0]
     assert answer.finish_reason == "length"

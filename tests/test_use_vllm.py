@@ -20,7 +20,11 @@ from use_models import FAMILIES, scaled_model
 ENVIRONMENT = os.environ.get("DUSK_VLLM", "")
 pytestmark = pytest.mark.skipif(not ENVIRONMENT, reason="DUSK_VLLM names no environment: docs/use.md")
 
-HEAD = {"head_dim": 32}  # vLLM's attention on a CPU has no smaller one
+SIZES = {  # heads of 32: vLLM's attention on a CPU has no smaller ones; of Qwen2 it takes the quotient alone
+    "hidden_size": 128,
+    "intermediate_size": 192,
+    "head_dim": 32,
+}
 SETTINGS = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -62,19 +66,19 @@ def greedy(folder: Path) -> list[list[int]]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_vllm_says_what_transformers_says(family: str, tmp_path: Path):
-    folder = scaled_model(tmp_path, **FAMILIES[family] | HEAD)
+    folder = scaled_model(tmp_path, **FAMILIES[family] | SIZES)
     assert in_vllm(GENERATION_CODE, folder, json.dumps(PROMPTS))["made"] == greedy(folder)
 
 
 def test_solar_pro_by_vllm_s_own_class(tmp_path: Path):
     """The config comes with the folder, which transformers has no class for; the model is vLLM's."""
     solar_pro.register()
-    base = scaled_model(tmp_path, model_type="llama", **HEAD)
+    base = scaled_model(tmp_path, model_type="llama", **SIZES)
     how: dict[str, Any] = {"architecture": "solar-pro", "skips": "2-4,3-6", "with_remote_code": True}
     dusk.scale(base, tmp_path / "solar", layers="0-3,2-5", **how)
     found = in_vllm(GENERATION_CODE, tmp_path / "solar", json.dumps(PROMPTS), "trust")
     assert found["kind"] == ["vllm.model_executor.models.solar"]
     assert found["made"] == greedy(tmp_path / "solar")
-    plain = scaled_model(tmp_path / "plain", model_type="llama", **HEAD)
+    plain = scaled_model(tmp_path / "plain", model_type="llama", **SIZES)
     dusk.scale(plain, tmp_path / "none", layers="0-3,2-5", architecture="solar-pro", skips="none")
     assert greedy(tmp_path / "none") != found["made"]

@@ -14,7 +14,7 @@ from dusk.checkpoint import patterns
 from dusk.checkpoint.layout import COUNT_KEYS, DECODER_COUNT_KEYS, Layout
 from dusk.errors import CheckpointError, LayerMapError
 from dusk.layers import LayerMap
-from dusk.skips import LAYER_KEYS, Skips, config_problems
+from dusk.skips import LAYER_KEYS, WEIGHTS_KEY, Skips, config_problems
 
 _NEVER_PER_LAYER = ("architectures", "token_id", "tokens", "keys_to_ignore", "languages", "labels")
 _INDEX_LISTS = ("mlp_only_layers", "moe_layers", "cross_attention_layers", "full_attn_idxs")
@@ -58,7 +58,7 @@ def per_layer_fields(scope: Mapping[str, Any], layers: int) -> list[str]:
         for key, value in scope.items()
         if isinstance(value, list)
         and len(value) == layers
-        and key not in LAYER_KEYS
+        and key not in (*LAYER_KEYS, WEIGHTS_KEY)
         and not _is_index_list(key, value, layers)
         and not any(part in key for part in _NEVER_PER_LAYER)
     ]
@@ -100,6 +100,8 @@ def _skips(scope: dict[str, Any], layer_map: LayerMap) -> list[str]:
         raise CheckpointError("The config's skip connections cannot be used.", problems=problems)
     skips, lost = Skips.of(scope).remapped(layer_map.source)
     scope |= skips.to_config()
+    if not (skips.connections() or lost):
+        return []
     notes = [f"skip connections: now {skips.spec() or 'none'}"]
     cut = ", ".join(f"{c.store}-{c.use}" for c in lost if c.use < layer_map.base_layers)
     return [*notes, f"skip connections that the map cuts everywhere: {cut}"] if cut else notes

@@ -12,7 +12,9 @@ def choose_device(device: str | None) -> str:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
+        known = device.partition(":")[0] in ("cpu", "cuda", "mps")  # of others torch tells all its kinds
+        why = f": {str(error).partition(chr(10))[0]}" if known else ""
         raise SettingError(
-            f"device {device}: not on this machine: {error}", remedy="Use cpu, cuda, cuda:N or mps."
+            f"device {device}: not on this machine{why}", remedy="Use cpu, cuda, cuda:N or mps."
         ) from error
     return device

@@ -11,6 +11,7 @@ from typing import Any
 from dusk.checkpoint.folder import Checkpoint
 from dusk.checkpoint.header import TensorEntry, shown
 from dusk.errors import CheckpointError
+from dusk.skips import config_problems
 
 LLAMA_FAMILY = ("llama", "mistral", "qwen2", "qwen3", "solar")
 HEAD = "lm_head.weight"
@@ -61,7 +62,12 @@ def misfits(checkpoint: Checkpoint) -> list[str]:
 
 
 def require_fit(checkpoint: Checkpoint) -> None:
-    """Raises `CheckpointError` with every difference between the weights and the config."""
+    """Raises `CheckpointError` with every difference between the weights and the config, or fault of its skips."""
+    faulty = skip_problems(checkpoint.config)
+    if faulty:
+        raise CheckpointError(
+            f"{checkpoint.path}: the config's skip connections cannot be used.", problems=faulty
+        )
     problems = misfits(checkpoint)
     if problems:
         raise CheckpointError(
@@ -69,6 +75,11 @@ def require_fit(checkpoint: Checkpoint) -> None:
             problems=shown(problems),
             remedy="The config belongs to another model, or the checkpoint is incomplete.",
         )
+
+
+def skip_problems(config: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the skip connections of a Solar Pro; nothing of other architectures."""
+    return config_problems(config) if config.get("model_type") == "solar" else []
 
 
 def has_redundant_head(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry]) -> bool:

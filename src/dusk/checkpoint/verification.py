@@ -6,7 +6,7 @@ from typing import Any
 
 from dusk.checkpoint.deepen import per_layer_fields
 from dusk.checkpoint.digests import differences, folder_digests
-from dusk.checkpoint.expected import expected_tensors, has_redundant_head, misfits
+from dusk.checkpoint.expected import expected_tensors, has_redundant_head, misfits, skip_problems
 from dusk.checkpoint.folder import Checkpoint, open_checkpoint
 from dusk.checkpoint.hub import resolve
 from dusk.checkpoint.manifest import Manifest, read_manifest, unknown_fields, write_manifest
@@ -93,10 +93,10 @@ def _against_config(checkpoint: Checkpoint) -> tuple[list[str], list[str]]:
 
 def _skips(checkpoint: Checkpoint) -> tuple[list[str], list[str]]:
     """What is wrong with Solar Pro's skips, and which name layers that the model does not have."""
-    if checkpoint.config.get("model_type") != "solar":
-        return [], []
-    faulty = config_problems(checkpoint.config)
-    return faulty, [] if faulty else config_problems(checkpoint.config, checkpoint.layout.layers)
+    faulty = skip_problems(checkpoint.config)
+    if faulty or checkpoint.config.get("model_type") != "solar":
+        return faulty, []
+    return [], config_problems(checkpoint.config, checkpoint.layout.layers)
 
 
 def _per_layer_problems(checkpoint: Checkpoint) -> list[str]:

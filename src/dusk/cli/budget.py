@@ -6,7 +6,7 @@ import click
 
 from dusk.budget.cost import GRID_G_KWH, HOST_OVERHEAD, MFU, PUE, Inference
 from dusk.budget.plan import Budget, StageBudget, budget
-from dusk.cli.terminal import amount, byte_size, duration, show_json, table
+from dusk.cli.terminal import amount, byte_size, duration, sentences, show_json, table
 from dusk.errors import SettingError
 from dusk.machines import Gpu, parse_machine
 
@@ -58,30 +58,30 @@ def _pair(text: str) -> tuple[str, str]:
 
 def _show(made: Budget, mfu: float, pue: float, grid: float) -> None:
     table(
-        ["stage", "parameters", "tokens", "memory a GPU", "tokens/s", "time", "GPU-hours"],
+        ["stage", "parameters", "tokens", "memory a GPU", "tokens/s", "time", "GPU hours"],
         [_row(stage) for stage in made.stages if stage.parameters is not None],
     )
     gpu = made.machine.gpu
     short = [stage.name for stage in made.stages if stage.cost is not None and not stage.cost.fits]
     if short:
-        click.echo(
+        sentences(
             f"Does not fit {gpu.memory_gb:g} GB: {', '.join(short)}. More GPUs, fewer micro_batch_tokens, or "
             "gradient_checkpointing."
         )
     lighter = [stage.name for stage in made.stages if stage.as_adamw]
     if lighter:
-        click.echo(f"Costed as full training with AdamW, which takes more: {', '.join(lighter)}.")
+        sentences(f"Costed as full training with AdamW, which takes more: {', '.join(lighter)}.")
     bound = [stage.name for stage in made.stages if stage.cost is not None and stage.cost.communication_bound]
     if bound:
-        click.echo(f"Bound by communication: {', '.join(bound)}. More micro_batch_tokens.")
-    click.echo(
+        sentences(f"Bound by communication: {', '.join(bound)}. More micro_batch_tokens.")
+    sentences(
         f"In all {duration(made.total('seconds'))}, {amount(made.total('gpu_hours'))} GPU-hours, "
         f"{amount(made.total('kwh'))} kWh, {amount(made.total('co2_kg'))} kg CO2; at {mfu:.0%} of the peak, "
         f"{gpu.watts * (1 + HOST_OVERHEAD):.0f} W a GPU with its host, PUE {pue:g}, {grid:g} g CO2 a kWh."
     )
     if made.base and made.scaled:
         for name, model in (("base", made.base), ("scaled", made.scaled)):
-            click.echo(_serving(name, model, gpu))
+            sentences(_serving(name, model, gpu))
 
 
 def _serving(name: str, model: Inference, gpu: Gpu) -> str:

@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -55,6 +56,7 @@ def chat(
     as_json: bool,
 ) -> None:
     """Talk to models."""
+    _require_no_prompt_among(models)
     if layers and len(models) > 1:
         raise SettingError("--layers is a map of one model, and several are given", remedy="Give one MODEL.")
     sampling = Sampling(max_tokens, 0 if greedy else temperature, top_p, seed)
@@ -76,6 +78,13 @@ def chat(
         _converse(session)
 
 
+def _require_no_prompt_among(models: Sequence[str]) -> None:
+    """Other programs take what follows the model as the prompt; here it is another model."""
+    for word in models[1:]:
+        if " " in word and not Path(word).exists():
+            raise SettingError(f"{word!r} is no model", remedy="A prompt is given with --prompt.")
+
+
 def _talkers(models: Sequence[str], layers: Sequence[str], device: str | None, dtype: str) -> "list[Talker]":
     chosen = [(models[0], spec) for spec in layers] if layers else [(model, None) for model in models]
     _require(chosen)
@@ -86,22 +95,23 @@ def _talkers(models: Sequence[str], layers: Sequence[str], device: str | None, d
 
 def _require(chosen: "Sequence[tuple[str, str | None]]") -> None:
     """Every model and map that cannot be, before the first is loaded."""
-    from dusk.checkpoint import open_checkpoint  # lazy: numpy
+    from dusk.checkpoint import open_checkpoint, require_fit  # lazy: numpy
     from dusk.scale.choice import choose_map
 
-    errors = []
+    errors = {}
     for model, spec in chosen:
         try:
             checkpoint = open_checkpoint(model)
+            require_fit(checkpoint)
             if spec is not None:
                 choose_map(checkpoint, drop=None, to=None, params=None, layers=spec, fresh="copy")
         except InputError as error:
-            errors.append(error)
+            errors[str(error)] = error  # of several maps of one model that is not there, one
     if len(errors) == 1:
-        raise errors[0]
+        raise next(iter(errors.values()))
     if errors:
-        told = [" ".join([error.message, *error.problems]) for error in errors]
-        raise SettingError("nobody is there to talk to:", problems=told)
+        told = [f"{error.message} {'; '.join(error.problems)}".rstrip() for error in errors.values()]
+        raise SettingError("these are not there to talk to:", problems=told)
 
 
 def _piped() -> str | None:
@@ -110,9 +120,8 @@ def _piped() -> str | None:
 
 
 def _say_what_has_no_template(talkers: "Sequence[Talker]") -> None:
-    for talker in talkers:
-        if not talker.has_template:
-            click.echo(f"{talker.name} has no chat template: it continues your text.", err=True)
+    for name in dict.fromkeys(talker.model for talker in talkers if not talker.has_template):
+        click.echo(f"{name} has no chat template: it continues your text.", err=True)
 
 
 class _Session:
@@ -124,8 +133,10 @@ class _Session:
 
     def ask(self, text: str) -> None:
         """Print every model's answer as it is made; of several, each under its name."""
-        answers = []
+        answers: list[Answer] = []
         for talker, history in zip(self.talkers, self.histories, strict=True):
+            if answers:
+                click.echo()
             if len(self.talkers) > 1:
                 click.secho(f"{talker.name}:", bold=True)
             answers.append(talker.answer(history.asked(text), self.sampling, _write))

@@ -143,5 +143,6 @@ def _say(message: str, status: int) -> int:
         import traceback
 
         traceback.print_exc()
-    click.echo(f"dusk: {message}", err=True)
+    fresh_line = "\r\033[K" if sys.stderr.isatty() else ""  # another program's bar may stand there
+    click.echo(f"{fresh_line}dusk: {message}", err=True)
     return status

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dusk.cli.settings import settings_command
-from dusk.cli.terminal import amount, byte_size, duration, facts, plain, show_json
+from dusk.cli.terminal import amount, byte_size, duration, facts, plain, sentences, show_json
 
 if TYPE_CHECKING:
     from dusk.merge import MergeReport
@@ -97,4 +97,4 @@ def verify(model: str, forward: bool, write: bool, as_json: bool) -> None:
         click.echo(f"Warning: {warning}", err=True)
     report.require()
     if not as_json:
-        click.echo(f"{report.path}: whole. Checked: {', '.join(report.checked)}.")
+        sentences(f"{report.path}: whole. Checked: {', '.join(report.checked)}.")

@@ -1,5 +1,7 @@
 """The command push."""
 
+import sys
+
 import click
 
 from dusk.cli.terminal import facts, show_json
@@ -16,6 +18,10 @@ def push(model: str, repo: str, report: str | None, scores: str | None, public: 
     """Publish a model."""
     from dusk.use.push import push as push_model
 
+    if not sys.stderr.isatty():
+        from huggingface_hub.utils.tqdm import disable_progress_bars  # lazy: 0.3 s
+
+        disable_progress_bars()
     done = push_model(model, repo, report=report, scores=scores, public=public)
     if as_json:
         show_json(done)

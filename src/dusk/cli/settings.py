@@ -170,7 +170,7 @@ def _listed(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _told(fault: Any, flag_of: Mapping[str, str]) -> str:
-    what = str(fault["msg"]).removeprefix("Value error, ")
+    what = str(fault["msg"]).removeprefix("Value error, ").partition(" after validation")[0]
     key = str(fault["loc"][0]) if fault["loc"] else ""
     what = what[:1].lower() + what[1:]
     return f"{flag_of.get(key, key.upper())}: {what}, not {fault['input']!r}" if key else what

@@ -6,6 +6,7 @@ short line a stage and everything else is quiet.
 
 import dataclasses
 import json
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -204,6 +205,12 @@ def facts(rows: Mapping[str, object]) -> None:
     width = max(map(len, rows), default=0)
     for name, value in rows.items():
         click.echo(f"{name:<{width}}  {value}")
+
+
+def sentences(text: str) -> None:
+    """Print sentences: in a terminal broken between words, elsewhere in one line."""
+    width = shutil.get_terminal_size().columns
+    click.echo(click.wrap_text(text, width) if sys.stdout.isatty() else text)
 
 
 def show_json(result: Any) -> None:

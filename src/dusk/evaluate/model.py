@@ -10,7 +10,7 @@ from lm_eval.models.huggingface import HFLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dusk import solar_pro
-from dusk.checkpoint import open_checkpoint
+from dusk.checkpoint import open_checkpoint, require_fit
 from dusk.errors import CheckpointError
 from dusk.evaluate.branching import CPU_TOKENS, GPU_TOKENS, Branching, can_branch
 from dusk.evaluate.prefix_tree import Scored
@@ -141,7 +141,7 @@ def load_model(path: Path, *, device: str, dtype: str, batch_size: int | str | N
     Raises:
         CheckpointError: the folder is no whole model, transformers cannot load it, or its tokenizer names no EOS.
     """
-    open_checkpoint(path)
+    require_fit(open_checkpoint(path))
     wanted = "float32" if dtype == "auto" and device == "cpu" else dtype
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def push(
 
 def _uploaded(folder: Path, repo: str, extras: Mapping[str, bytes], *, public: bool) -> PushReport:
     from huggingface_hub import CommitOperationAdd, HfApi  # lazy: 0.3 s
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
     hub = HfApi(library_name="dusk")
     try:
@@ -73,14 +73,24 @@ def _uploaded(folder: Path, repo: str, extras: Mapping[str, bytes], *, public: b
         private = bool(hub.model_info(repo).private)
     except LocalTokenNotFoundError as error:
         raise SettingError("the hub needs a token", remedy="`hf auth login`, or set HF_TOKEN.") from error
-    except HfHubHTTPError as error:
-        raise _refusal(repo, error.response) from None  # its text may quote what was sent
+    except OfflineModeIsEnabled as error:
+        raise SettingError("the hub is switched off", remedy="Unset HF_HUB_OFFLINE.") from error
     except Exception as error:  # the errors of a connection are those of whatever HTTP library is in use
+        refused = next((cause for cause in _causes(error) if isinstance(cause, HfHubHTTPError)), None)
+        if refused is not None:
+            raise _refusal(repo, refused.response) from None  # its text may quote what was sent
         raise WorkError(
             f"{repo}: the hub does not answer as it should ({type(error).__name__})",
             remedy="The same command continues; what was uploaded is kept.",
         ) from None
     return PushReport(repo, str(url), str(done.oid), private)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and those that it was raised from: an upload that is refused is told as one that failed."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _refusal(repo: str, response: Any) -> InputError | WorkError:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dusk.checkpoint import open_checkpoint
+from dusk.checkpoint import open_checkpoint, require_fit
 from dusk.errors import CheckpointError, SettingError
 
 Engine = Literal["vllm", "transformers"]
@@ -64,6 +64,7 @@ def plan_service(
     from dusk.checkpoint.device import choose_device  # lazy: torch
 
     checkpoint, name = open_checkpoint(model), str(model)
+    require_fit(checkpoint)
     place = choose_device(device)
     chosen = engine or ("vllm" if place.startswith("cuda") and shutil.which("vllm") else "transformers")
     _require(chosen)
@@ -118,7 +119,8 @@ def _require_free(host: str, port: int) -> None:
             probe.bind(place)
     except OSError as error:
         raise SettingError(
-            f"nothing can listen at {host}:{port}: {error.strerror or error}", remedy="Give another --port."
+            f"nothing can listen at {host}:{port}: {error.strerror or error}",
+            remedy="Give another --host or --port.",
         ) from error
 
 

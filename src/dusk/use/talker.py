@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from transformers.utils import logging
 
 from dusk import solar_pro
-from dusk.checkpoint import open_checkpoint
+from dusk.checkpoint import open_checkpoint, require_fit
 from dusk.checkpoint.device import choose_device
 from dusk.errors import CheckpointError, DataError
 from dusk.scale import load_scaled
@@ -51,6 +51,7 @@ class Talker:
         self, model: str | Path, *, layers: str | None = None, device: str | None = None, dtype: str = "auto"
     ) -> None:
         checkpoint = open_checkpoint(model)
+        require_fit(checkpoint)
         place = choose_device(device)
         loading = {
             "dtype": "float32" if dtype == "auto" and place == "cpu" else dtype,
@@ -68,7 +69,8 @@ class Talker:
                 remedy="`dusk verify` says what is wrong with a model folder.",
             ) from error
         self._model: Any = loaded.to(place).eval()
-        self.name = f"{model} {layers}" if layers else str(model)
+        self.model = str(model)
+        self.name = f"{model} {layers}" if layers else self.model
         self.has_template = bool(getattr(self._tokenizer, "chat_template", None))
 
     def answer(
