@@ -80,6 +80,12 @@ def test_a_tokenizer_without_eos_is_told(tmp_path):
         load_model(folder, device="cpu", dtype="auto", batch_size=None)
 
 
+def test_a_tokenizer_without_a_chat_template_is_told(folders, suite, data):
+    with pytest.raises(CheckpointError, match="no chat template") as caught:
+        evaluate(folders[0], suite=suite, data=data, limit=1, apply_chat_template=True)
+    assert "asks base models without one" in caught.value.remedy
+
+
 def test_missing_data_are_asked_for(folders, suite, data, tmp_path):
     with pytest.raises(DataError, match="--data"):
         evaluate(folders, suite=suite)

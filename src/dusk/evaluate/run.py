@@ -3,18 +3,18 @@
 import json
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from dusk.checkpoint import installed_versions, open_checkpoint, resolve
-from dusk.errors import DataError, DuskError, InputError, SettingError
+from dusk.checkpoint import installed_versions, open_checkpoint
+from dusk.errors import DataError, InputError, SettingError
 from dusk.evaluate.digest import digest_of, model_digest
 from dusk.evaluate.items import EntryItems, ItemStore
 from dusk.evaluate.local_tasks import task_folder, write_local_task
-from dusk.evaluate.naming import Models, name_models
+from dusk.evaluate.naming import Models, model_folders, name_models
 from dusk.evaluate.results import EvalReport, ModelScores, items_folder, load_report
 from dusk.evaluate.side_by_side import Tell, can_fork, side_by_side
 from dusk.evaluate.suites import Entry, load_suite, nearest
@@ -97,7 +97,7 @@ def evaluate(
     named = name_models(models)
     chosen = load_suite(suite)
     _check(limit, batch_size, jobs, backend)
-    harness, _ = _engine(threads)
+    harness, model = _engine(threads)
     entries = tuple(replace(entry, average=harness.average_of(entry)) for entry in chosen.tasks)
     chosen = replace(chosen, tasks=entries)
     from dusk.checkpoint.device import choose_device  # lazy: torch
@@ -116,7 +116,7 @@ def evaluate(
     report = EvalReport(chosen, settings.to_json(), versions)
     target = Path(out) if out is not None else None
     kept = _earlier_models(report, target)
-    folders = _folders(named)
+    folders = model_folders(named, model.require_chat_template if apply_chat_template else open_checkpoint)
     with tempfile.TemporaryDirectory(prefix="dusk-eval-") as scratch:
         work = _prepare_all(chosen.tasks, _data_folders(data), Path(scratch), settings, versions)
         jobs = min(jobs, len(folders)) if settings.device == "cpu" and can_fork() else 1
@@ -167,23 +167,6 @@ def _engine(threads: int | None) -> tuple[Any, Any]:
 
         torch.set_num_threads(threads)
     return harness, model
-
-
-def _folders(named: Mapping[str, str | Path]) -> dict[str, Path]:
-    """Each model's folder; every model that is none is told at once."""
-    folders, problems = {}, []
-    for name, model in named.items():
-        try:
-            folders[name] = resolve(model)
-            open_checkpoint(folders[name])
-        except DuskError as error:
-            problems.append(error)
-    if len(problems) == 1:
-        raise problems[0]
-    if problems:
-        told = [str(problem) for problem in problems]
-        raise InputError(f"{len(told)} of {len(named)} models cannot be evaluated", problems=told)
-    return folders
 
 
 def _prepare_all(
