@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from dusk.checkpoint import installed_versions, open_checkpoint
 from dusk.errors import DataError, InputError, SettingError
 from dusk.evaluate.digest import digest_of, model_digest
-from dusk.evaluate.items import EntryItems, ItemStore
+from dusk.evaluate.items import EntryItems, ItemStore, joined, lot_name
 from dusk.evaluate.local_tasks import task_folder, write_local_task
 from dusk.evaluate.naming import Models, model_folders, name_models
 from dusk.evaluate.results import EvalReport, ModelScores, items_folder, load_report
@@ -237,16 +237,12 @@ def _evaluate_model(
         found = store.get(each.entry.task, each.fingerprint)
         if found is None:
             loaded = loaded or _load(folder, settings)
-            found = _measure(loaded, each, settings, partial(_tell_share, tell, label, each.items))
+            found = _measure(loaded, each, settings, store, partial(tell, label))
             _check_columns(each.entry, found)
             store.put(found)
         entries[each.entry.task] = found
         tell(label, each.items)
     return ModelScores(name, given, digest, entries, file)
-
-
-def _tell_share(tell: Tell, label: str, items: int, share: float) -> None:
-    tell(label, share * items)
 
 
 def _load(folder: Path, settings: _Settings) -> "HarnessModel":
@@ -278,12 +274,40 @@ def _load_vllm(folder: Path, settings: _Settings) -> "HarnessModel":
 
 
 def _measure(
-    loaded: "HarnessModel", work: _Work, settings: _Settings, on_share: Callable[[float], None]
+    loaded: "HarnessModel", work: _Work, settings: _Settings, store: ItemStore, tell: Callable[[float], None]
+) -> EntryItems:
+    """An entry's tasks in lots, each kept when it is done, if there are several; `tell` gets the items done."""
+    harness, _ = _engine(None)
+    lots = work.tasks.lots(settings.limit)
+    found: list[EntryItems] = []
+    done = 0
+    for number, lot in enumerate(lots, start=1):
+        size, name = lot.count_items(settings.limit), lot_name(work.entry.task, number)
+        kept = store.get(name, work.fingerprint)
+        if kept is None:
+            kept = _run(
+                loaded, work, lot, settings, lambda share, done=done, size=size: tell(done + share * size)
+            )
+            if len(lots) > 1:
+                store.put(replace(kept, entry=name))
+        found.append(kept)
+        done += size
+    whole = joined(work.entry.task, found)
+    whole.notes = harness.notes_of(whole, work.tasks, loaded)
+    return whole
+
+
+def _run(
+    loaded: "HarnessModel",
+    work: _Work,
+    lot: "LoadedTasks",
+    settings: _Settings,
+    on_share: Callable[[float], None],
 ) -> EntryItems:
     harness, _ = _engine(None)
     items: EntryItems = harness.run_tasks(
         loaded,
-        work.tasks,
+        lot,
         entry=work.entry,
         fingerprint=work.fingerprint,
         limit=settings.limit,
