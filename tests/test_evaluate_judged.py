@@ -98,6 +98,11 @@ def test_two_turns_with_and_without_an_example(questions, example, serve, tmp_pa
     assert report.score("echo", 0, category="writing").value == 4.0
     assert report.score("echo", 1, category="writing").value == 5.0
     assert report.compare(("echo", 0), ("echo", 1)).difference == pytest.approx((1 + 1 + 0) / 3)
+    shots = ("echo", 0), ("echo", 1)
+    assert report.compare(*shots, turn=1).difference == pytest.approx((2 + 2 + 0) / 3)
+    assert report.compare(*shots, turn=2).difference == 0.0
+    assert report.compare(*shots, category="writing").difference == pytest.approx(1.0)
+    assert report.compare(*shots, category="none") is None
     # the second turn follows the model's own first answer, the example stands before both
     assert [m["content"] for m in model.seen[3]] == [
         "Write a line.",

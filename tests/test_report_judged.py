@@ -56,11 +56,17 @@ def test_differences_are_taken_from_the_first_model_with_as_many_shots(folder: P
     table = of(folder)
     assert table.reference == "candidate_1"
     assert [row.reference for row in table.rows] == [True, False, True, False]
-    overall = [row.cells[0] for row in table.rows]
-    assert [cell.noise for cell in overall] == [None, False, None, True]
-    # of the questions that both have both grades for, one without a shot: (6 + 8) / 2 - (4 + 6) / 2
-    assert overall[1].hint == "+2.00 from the reference with as many shots, 95 % interval +2.00 to +2.00"
-    assert all(cell.noise is None for row in table.rows for cell in row.cells[1:])
+    assert [[cell.noise for cell in row.cells] for row in table.rows] == [
+        [None] * 5,
+        [False, False, False, False, None],  # no question of writing has both grades of both
+        [None] * 5,
+        [True] * 5,
+    ]
+    hints = [cell.hint.partition(" from ")[0] for cell in table.rows[1].cells]
+    # the first turn by hand: (6 - 4 + 6 - 3) / 2; the second has grades of one question, as has overall
+    assert hints == ["+2.00", "+2.50", "+2.00", "+2.00", ""]
+    expected = "+2.50 from the reference with as many shots, 95 % interval +2.00 to +3.00"
+    assert table.rows[1].cells[1].hint == expected
 
 
 def test_the_page_has_them_and_lacks_no_scores(folder: Path) -> None:

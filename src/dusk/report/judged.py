@@ -54,40 +54,42 @@ def judged_tables(run: Run) -> tuple[Judged, ...]:
 
 def _table(run: Run, label: str, told: Json, rows: Sequence[Json]) -> Judged:
     """`rows` in the order of their shots."""
-    turns = (f"Turn {number}" for number, _ in enumerate(_list(rows[0], "turns"), start=1))
-    categories = tuple(map(str, mapping(rows[0].get("categories"))))
-    differences = {_key(row): row for row in map(mapping, _list(told, "differences"))}
-    reference = str(next(iter(differences.values()), {}).get("minus", ""))
-    grades = {_key(row): _scores(row, categories) for row in rows}
+    grades = {_key(row): _by_column(row, row.get("overall")) for row in rows}
+    differing = [mapping(row) for row in _list(told, "differences")]
+    differences = {_key(row): _by_column(row, row) for row in differing}
+    reference = str(next(iter(differing), {}).get("minus", ""))
     return Judged(
         label=label,
         judge=str(told["judge"]),
         scale=" to ".join(f"{end:g}" for end in map(finite, _list(told, "scale")) if end is not None),
-        columns=("Overall", *turns, *categories),
+        columns=tuple(next(iter(grades.values()))),
         rows=tuple(_row(run, key, grades, differences.get(key, {}), reference) for key in grades),
         reference=label_of(run, reference) if reference else "",
         notes=tuple(f"{note}." for note in _list(told, "notes")),
     )
 
 
-def _scores(row: Json, categories: Sequence[str]) -> list[Score | None]:
-    by_category = mapping(row.get("categories"))
-    told = [row.get("overall"), *_list(row, "turns"), *(by_category.get(name) for name in categories)]
-    return [score_of(mapping(score)) for score in told]
+def _by_column(row: Json, overall: object) -> dict[str, Json]:
+    """What a row of the results file tells overall, of each turn and of each category."""
+    turns = {f"Turn {number}": told for number, told in enumerate(_list(row, "turns"), start=1)}
+    told = {"Overall": overall, **turns, **mapping(row.get("categories"))}
+    return {str(column): mapping(each) for column, each in told.items()}
 
 
 def _row(
     run: Run,
     key: tuple[str, int],
-    grades: dict[tuple[str, int], list[Score | None]],
-    difference: Json,
+    grades: dict[tuple[str, int], dict[str, Json]],
+    differences: dict[str, Json],
     reference: str,
 ) -> JudgedRow:
     name, shots = key
-    alike = [scores for other, scores in grades.items() if other[1] == shots]
-    cells = [
-        _cell(score, column) for score, column in zip(grades[key], zip(*alike, strict=True), strict=True)
-    ]
+    alike = [columns for other, columns in grades.items() if other[1] == shots]
+    cells = []
+    for column in next(iter(grades.values())):
+        scores = [score_of(columns.get(column, {})) for columns in alike]
+        cell = _cell(score_of(grades[key].get(column, {})), scores)
+        cells.append(_against_reference(cell, differences.get(column, {})))
     stage = run.stage(name)
     parameters = stage.parameters if stage else None
     return JudgedRow(
@@ -96,7 +98,7 @@ def _row(
         size_value=parameters or 0,
         shots=shots,
         reference=name == reference,
-        cells=(_against_reference(cells[0], difference), *cells[1:]),
+        cells=tuple(cells),
     )
 
 
