@@ -285,9 +285,7 @@ def _measure(
         size, name = lot.count_items(settings.limit), lot_name(work.entry.task, number)
         kept = store.get(name, work.fingerprint)
         if kept is None:
-            kept = _run(
-                loaded, work, lot, settings, lambda share, done=done, size=size: tell(done + share * size)
-            )
+            kept = _run(loaded, work, lot, settings, partial(_tell_share, tell, done, size))
             if len(lots) > 1:
                 store.put(replace(kept, entry=name))
         found.append(kept)
@@ -295,6 +293,10 @@ def _measure(
     whole = joined(work.entry.task, found)
     whole.notes = harness.notes_of(whole, work.tasks, loaded)
     return whole
+
+
+def _tell_share(tell: Callable[[float], None], before: int, items: int, share: float) -> None:
+    tell(before + share * items)
 
 
 def _run(
