@@ -55,6 +55,12 @@ def test_a_wrong_suite_or_setting_is_told(folders, suite, data, tmp_path):
         evaluate(folders, suite=suite, data=data, batch_size=-1)
     with pytest.raises(SettingError, match="device nonsense"):
         evaluate(folders, suite=suite, data=data, device="nonsense")
+    for dtype in ("foo", "int8", "nn"):
+        with pytest.raises(SettingError, match=f"dtype {dtype}: no type to compute in"):
+            evaluate(folders, suite=suite, data=data, dtype=dtype)
+    with pytest.raises(DataError) as caught:
+        evaluate(folders, suite=suite, data=[tmp_path / "a", data, tmp_path / "b"])
+    assert caught.value.problems == [f"{tmp_path / name} is not a folder" for name in "ab"]
     with pytest.raises(SettingError, match="no model"):
         evaluate([], suite=suite, data=data)
     with pytest.raises(SettingError, match="twice"):

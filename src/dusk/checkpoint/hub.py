@@ -47,7 +47,8 @@ def _nearby(path: Path) -> str:
     close = difflib.get_close_matches(path.name, folders, n=3, cutoff=0.5)
     if close:
         return f"Nearby there is {', '.join(str(parent / name) for name in close)}."
-    where = f"{parent} holds no similar folder" if folders else f"Nor is there a folder in {parent}"
+    place = parent.absolute()
+    where = f"{place} holds no similar folder" if folders else f"Nor is there a folder in {place}"
     return f"{where}; a hub id has the form owner/name or owner/name@revision."
 
 

@@ -100,8 +100,10 @@ def evaluate(
     harness, model = _engine(threads)
     entries = tuple(replace(entry, average=harness.average_of(entry)) for entry in chosen.tasks)
     chosen = replace(chosen, tasks=entries)
-    from dusk.checkpoint.device import choose_device  # lazy: torch
+    from dusk.checkpoint.device import check_dtype, choose_device  # lazy: torch
 
+    check_dtype(dtype)
+    rows = _data_folders(data)
     settings = _Settings(
         limit,
         choose_device(device),
@@ -118,7 +120,7 @@ def evaluate(
     kept = _earlier_models(report, target)
     folders = model_folders(named, model.require_chat_template if apply_chat_template else open_checkpoint)
     with tempfile.TemporaryDirectory(prefix="dusk-eval-") as scratch:
-        work = _prepare_all(chosen.tasks, _data_folders(data), Path(scratch), settings, versions)
+        work = _prepare_all(chosen.tasks, rows, Path(scratch), settings, versions)
         jobs = min(jobs, len(folders)) if settings.device == "cpu" and can_fork() else 1
         tell = _Teller(progress, sum(each.items for each in work) * len(folders))
 
@@ -212,7 +214,13 @@ def _prepare(
 
 def _data_folders(data: Any) -> list[Path]:
     given = [] if data is None else [data] if isinstance(data, str | Path) else list(data)
-    return [Path(folder) for folder in given]
+    folders = [Path(folder) for folder in given]
+    absent = [f"{folder} is not a folder" for folder in folders if not folder.is_dir()]
+    if absent:
+        raise DataError(
+            "the data cannot be read", problems=absent, remedy="Give --data folders that are there."
+        )
+    return folders
 
 
 def _evaluate_model(

@@ -148,10 +148,11 @@ def contamination(
 def _models(
     model: str | Path, reference: str | Path, device: str | None, dtype: str
 ) -> tuple["Language", "Language"]:
-    from dusk.checkpoint.device import choose_device  # lazy: torch
+    from dusk.checkpoint.device import check_dtype, choose_device  # lazy: torch
     from dusk.evaluate.contamination.language import Language
 
     chosen = choose_device(device)
+    check_dtype(dtype)
     folders = model_folders({"model": model, "reference": reference}, open_checkpoint)
     target, drawing = (Language(folder, device=chosen, dtype=dtype) for folder in folders.values())
     return target, drawing
