@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dusk.evaluate.items import EntryItems, Item, ItemStore
+from dusk.evaluate.judged import Grade, JudgedReport
 from dusk.evaluate.results import EvalReport, ModelScores
 from dusk.evaluate.suites import Entry, Suite
 from dusk.layers import LayerMap
@@ -232,6 +233,34 @@ def _entry(task: str, metric: str, values: Sequence[float], higher: bool) -> Ent
 
 def _bytes(document: int) -> float:
     return 200.0 + 10 * (document % 7)
+
+
+# of each model and number of shots: what the judge gives both turns of its two questions, None is no grade
+GRADES: dict[tuple[str, int], list[list[float | None]]] = {
+    ("candidate_1", 0): [[4, 6], [3, 7]],
+    ("candidate_1", 1): [[8, 8], [7, 9]],
+    ("candidate_2", 0): [[6, 8], [6, None]],
+    ("candidate_2", 1): [[7, 9], [8, 8]],
+}
+
+
+def judge_stage() -> FakeStage:
+    """A stage that has both candidates judged."""
+    models = ["candidate_1", "candidate_2"]
+    settings = {"models": models, "label": "Judged"}
+    return FakeStage("judged", "judge", settings, tuple(models), layers=None, parameters=None)
+
+
+def write_grades(folder: Path) -> Path:
+    """What `dusk judge` leaves in the stage's folder."""
+    grades = [
+        Grade(model, shots, str(number), category, turn, "an answer", given, "a verdict")
+        for (model, shots), answers in GRADES.items()
+        for number, category in enumerate(("mathematics", "<b>writing</b>"))
+        for turn, given in enumerate(answers[number], start=1)
+    ]
+    (folder / "grades.json").write_text(json.dumps(JudgedReport("the-judge", grades).to_json()))
+    return folder / "grades.json"
 
 
 def without(stages: Sequence[FakeStage], *names: str) -> list[FakeStage]:

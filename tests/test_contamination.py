@@ -9,7 +9,7 @@ import pytest
 
 import dusk
 from dusk.cli.main import _status
-from dusk.errors import DataError, SettingError
+from dusk.errors import DataError, InputError, SettingError
 from dusk.evaluate.contamination import area_interval, area_under, contamination, min_k, roc, run
 from dusk.evaluate.contamination.statistics import share_below, split_words
 
@@ -174,6 +174,14 @@ def test_bad_input_is_told(tmp_path):
     assert "gsm8k" in caught.value.remedy
     with pytest.raises(DataError, match=r"winogrande/validation\.jsonl is missing"):
         contamination(BASE, reference=BASE, task="winogrande", data=tmp_path)
+    with pytest.raises(DataError, match="2 of 3 tasks cannot be tested") as caught:
+        contamination(BASE, reference=BASE, task=["arc", "gsm8", "winogrande"], data=tmp_path)
+    assert "Did you mean gsm8k?" in caught.value.problems[0]
+    assert "winogrande/validation.jsonl is missing" in caught.value.problems[1]
+    absent = [tmp_path / "no-model", tmp_path / "no-reference"]
+    with pytest.raises(InputError, match="2 of 2 models") as told:
+        contamination(absent[0], reference=absent[1], task=str(file), items=6)
+    assert all(str(path) in problem for path, problem in zip(absent, told.value.problems, strict=True))
     with pytest.raises(DataError, match="its rows are needed"):
         contamination(BASE, reference=BASE, task="arc")
     with pytest.raises(SettingError, match="samples is 0"):

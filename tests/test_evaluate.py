@@ -3,9 +3,12 @@
 import gzip
 import json
 import math
+import os
+import signal
 
 import pytest
 import torch
+import yaml
 
 from dusk.errors import SettingError
 from dusk.evaluate import evaluate, load_report, read_entries, tasks_choice
@@ -167,34 +170,80 @@ def _never(*_, **__):
     raise AssertionError("measured again")
 
 
-def test_a_stopped_evaluation_goes_on_where_it_was(folders, suite, data, tmp_path, report, monkeypatch):
+def _killed(work):
+    """Run the work in a fork that must end by SIGKILL."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+
+
+def test_a_killed_evaluation_goes_on_where_it_was(folders, suite, data, tmp_path, report, monkeypatch):
+    """Killed between two levels of arithmetic: neither whole entries nor the first level are measured again."""
     out = tmp_path / "results.json"
     run_tasks, ran = harness_module.run_tasks, []
+    monkeypatch.setattr(harness_module, "LOT_ITEMS", 1)
 
-    def stop_at_arithmetic(model, tasks, *, entry, **options):
-        if entry.task == "arithmetic":
-            raise KeyboardInterrupt
-        return run_tasks(model, tasks, entry=entry, **options)
+    def die_at_level_2(model, loaded, **options):
+        if list(loaded.tasks) == ["arithmetic_level_2"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return run_tasks(model, loaded, **options)
 
-    monkeypatch.setattr(harness_module, "run_tasks", stop_at_arithmetic)
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(folders[0], suite=suite, data=data, out=out)
+    monkeypatch.setattr(harness_module, "run_tasks", die_at_level_2)
+    _killed(lambda: evaluate(folders[0], suite=suite, data=data, out=out))
     assert not out.exists()
     (kept,) = (tmp_path / "results.items").iterdir()
-    assert [entry.entry for entry in read_entries(kept)] == ["heldout", "docs_choice"]
+    assert [entry.entry for entry in read_entries(kept)] == ["heldout", "docs_choice", "arithmetic, lot 1"]
 
-    def count(model, tasks, *, entry, **options):
-        ran.append(entry.task)
-        return run_tasks(model, tasks, entry=entry, **options)
+    def count(model, loaded, **options):
+        ran.extend(loaded.tasks)
+        return run_tasks(model, loaded, **options)
 
     monkeypatch.setattr(harness_module, "run_tasks", count)
     found = evaluate(folders[0], suite=suite, data=data, out=out)
-    assert ran == ["arithmetic"]
-    assert found.scores("model0") == report.scores("model0")
+    assert ran == ["arithmetic_level_2"]
+    assert [entry.entry for entry in read_entries(kept)] == ["heldout", "docs_choice", "arithmetic"]
+    assert load_report(out).scores("model0") == found.scores("model0")
 
     kept.write_bytes(kept.read_bytes()[:-9])  # cut off: nothing of it can be trusted
-    evaluate(folders[0], suite=suite, data=data, out=out)
-    assert ran == ["arithmetic", "heldout", "docs_choice", "arithmetic"]
+    whole = evaluate(folders[0], suite=suite, data=data, out=out)
+    assert ran[1:] == ["heldout", "docs_choice", "arithmetic_level_1", "arithmetic_level_2"]
+    assert whole.scores("model0") == found.scores("model0")
+    for label in ("Arithmetic", "Answer bits/byte"):  # in other batches, so not to the last bit
+        cell, alone = (each.cell("model0", label) for each in (report, whole))
+        assert (cell.value, cell.stderr, cell.n) == pytest.approx(
+            (alone.value, alone.stderr, alone.n), abs=1e-6
+        )
+
+
+def test_what_was_stopped_under_other_settings_is_not_taken(folders, suite, data, tmp_path, monkeypatch):
+    """Its lots are neither used nor read as results, and go when the entry is whole."""
+    out = tmp_path / "results.json"
+    run_tasks = harness_module.run_tasks
+    monkeypatch.setattr(harness_module, "LOT_ITEMS", 1)
+
+    def stop_at_level_2(model, loaded, **options):
+        if list(loaded.tasks) == ["arithmetic_level_2"]:
+            raise KeyboardInterrupt
+        return run_tasks(model, loaded, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(harness_module, "run_tasks", stop_at_level_2)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(folders[0], suite=suite, data=data, out=out, limit=2)
+    other = yaml.safe_load(suite.read_text())
+    other["tasks"], other["mean"] = other["tasks"][:2], {}
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(other))
+    evaluate(folders[0], suite=tmp_path / "other.yaml", data=data, out=out)
+    assert list(load_report(out).scores("model0")) == ["heldout", "docs_choice"]
+    out.unlink()
+    found = evaluate(folders[0], suite=suite, data=data, out=out)
+    assert found.scores("model0")["arithmetic"]["exact_match"].n == 8
+    (kept,) = (tmp_path / "results.items").iterdir()
+    assert [entry.entry for entry in read_entries(kept)] == ["heldout", "docs_choice", "arithmetic"]
 
 
 def test_a_chat_template_is_applied_when_asked(folders, suite, data, tmp_path, report):

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import benchmark_rows as rows
-from dusk.errors import InputError, SettingError
+from dusk.errors import DataError, InputError, SettingError
 from dusk.evaluate import evaluate, harness, needs
 from dusk.evaluate import model as model_module
 
@@ -119,6 +119,15 @@ def test_a_task_that_needs_packages_names_all_of_them(folder, tmp_path, monkeypa
     ) as caught:
         evaluate(folder, suite="ifeval", data=tmp_path)
     assert caught.value.remedy == 'pip install "lm_eval[ifeval]"'
+
+
+def test_where_bbhs_rows_belong_is_told(folder, tmp_path):
+    """Each of its sets has a folder of its own; one command fetches all."""
+    with pytest.raises(DataError, match="task leaderboard_bbh: data set SaylorTwift/bbh") as caught:
+        evaluate(folder, suite="leaderboard_bbh", data=tmp_path)
+    place = tmp_path / "SaylorTwift" / "bbh"
+    assert f"into {place / 'boolean_expressions'}, fetch" in caught.value.remedy
+    assert f"hf download SaylorTwift/bbh --repo-type dataset --local-dir {place}`" in caught.value.remedy
 
 
 def test_bbh_is_the_mean_over_all_items_as_the_harness_has_it(folder, tmp_path, monkeypatch):

@@ -55,6 +55,12 @@ def test_a_wrong_suite_or_setting_is_told(folders, suite, data, tmp_path):
         evaluate(folders, suite=suite, data=data, batch_size=-1)
     with pytest.raises(SettingError, match="device nonsense"):
         evaluate(folders, suite=suite, data=data, device="nonsense")
+    for dtype in ("foo", "int8", "nn"):
+        with pytest.raises(SettingError, match=f"dtype {dtype}: no type to compute in"):
+            evaluate(folders, suite=suite, data=data, dtype=dtype)
+    with pytest.raises(DataError) as caught:
+        evaluate(folders, suite=suite, data=[tmp_path / "a", data, tmp_path / "b"])
+    assert caught.value.problems == [f"{tmp_path / name} is not a folder" for name in "ab"]
     with pytest.raises(SettingError, match="no model"):
         evaluate([], suite=suite, data=data)
     with pytest.raises(SettingError, match="twice"):
@@ -78,6 +84,12 @@ def test_a_tokenizer_without_eos_is_told(tmp_path):
     (folder / "special_tokens_map.json").unlink(missing_ok=True)
     with pytest.raises(CheckpointError, match="names no EOS token"):
         load_model(folder, device="cpu", dtype="auto", batch_size=None)
+
+
+def test_a_tokenizer_without_a_chat_template_is_told(folders, suite, data):
+    with pytest.raises(CheckpointError, match="no chat template") as caught:
+        evaluate(folders[0], suite=suite, data=data, limit=1, apply_chat_template=True)
+    assert "asks base models without one" in caught.value.remedy
 
 
 def test_missing_data_are_asked_for(folders, suite, data, tmp_path):

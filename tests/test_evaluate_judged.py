@@ -9,8 +9,8 @@ from transformers import AutoTokenizer
 
 import benchmark_rows
 from dusk.cli import main
-from dusk.errors import CheckpointError, DataError, SettingError, WorkError
-from dusk.evaluate.judged import Judge, judge_models, read_questions
+from dusk.errors import CheckpointError, DataError, InputError, SettingError, WorkError
+from dusk.evaluate.judged import Judge, judge_folders, judge_models, read_questions
 from dusk.evaluate.judged.answering import LocalAnswerer
 from dusk.evaluate.judged.judge import read_grade
 from flawed_server import serving, stall
@@ -98,6 +98,11 @@ def test_two_turns_with_and_without_an_example(questions, example, serve, tmp_pa
     assert report.score("echo", 0, category="writing").value == 4.0
     assert report.score("echo", 1, category="writing").value == 5.0
     assert report.compare(("echo", 0), ("echo", 1)).difference == pytest.approx((1 + 1 + 0) / 3)
+    shots = ("echo", 0), ("echo", 1)
+    assert report.compare(*shots, turn=1).difference == pytest.approx((2 + 2 + 0) / 3)
+    assert report.compare(*shots, turn=2).difference == 0.0
+    assert report.compare(*shots, category="writing").difference == pytest.approx(1.0)
+    assert report.compare(*shots, category="none") is None
     # the second turn follows the model's own first answer, the example stands before both
     assert [m["content"] for m in model.seen[3]] == [
         "Write a line.",
@@ -226,6 +231,20 @@ def test_every_fault_of_a_question_file_is_told(tmp_path, questions):
         judge_models([], questions, Judge("http://x", "j"), out=tmp_path / "r", example=questions[0])
     with pytest.raises(SettingError, match="is no URL"):
         Judge("localhost:8000", "j")
+
+
+def test_models_that_cannot_be_talked_to_are_told_before_one_is_asked(tmp_path, questions, serve):
+    talks, mute, other = (benchmark_rows.save_model(tmp_path / name) for name in ("talks", "mute", "other"))
+    (talks / "chat_template.jinja").write_text("{{ messages[-1].content }}")
+    server = serve(lambda *_: "Score: 5")
+    asked = {"questions": tmp_path / "questions.jsonl", "judge": server.url, "judge_model": "j"}
+    with pytest.raises(InputError, match="3 of 4 models cannot be evaluated") as caught:
+        judge_folders([talks, mute, other, tmp_path / "absent"], out=tmp_path / "r.json", **asked)
+    told = [problem.partition("\n")[0] for problem in caught.value.problems]
+    names = [str(tmp_path / name) for name in ("mute", "other", "absent")]
+    assert all(name in line for name, line in zip(names, told, strict=True))
+    assert sum("has no chat template" in line for line in told) == 2
+    assert server.asked == []
 
 
 def test_the_command_asks_a_model_folder_in_its_template(tmp_path, questions, serve, capsys):

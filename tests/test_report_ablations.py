@@ -61,6 +61,23 @@ def test_a_table_has_choices_scores_and_the_best(tmp_path):
     assert (table.paper_column, [row.paper for row in table.rows]) == ("H6", ["70.03", "70.88", ""])
 
 
+def test_differences_are_from_the_first_row_over_the_same_items(tmp_path):
+    """Of 80 choices the rows differ in one, of 20 sums in two; of the bits each document has its own noise."""
+    folder, run = run_with(tmp_path, {"mine": TABLE})
+    scores = {"sft_v3": (0.0, 0.3, 0.3), "sft_v4": (0.2, 0.31, 0.9)}
+    write_scores(folder / "scores", scores)
+    (evaluation,) = read_evaluations(run)
+    (table,) = ablations_of(run, (evaluation,))
+    assert table.reference == "SFT v3"
+    first, second, absent = ([cell.noise for cell in row.cells] for row in table.rows)
+    assert (first, second, absent) == ([None] * 4, [False, False, True, False], [None] * 4)
+    for column, cell in zip(table.columns, table.rows[1].cells, strict=True):
+        paired = evaluation.difference("sft_v3", "sft_v4", column)
+        assert (paired.low <= 0 <= paired.high) == cell.noise
+    page = report(folder).read_text()
+    assert "no difference from SFT v3 within the noise" in page
+
+
 def test_the_papers_figures_stand_beside_the_same_tasks(tmp_path):
     folder, run = run_with(tmp_path, {"mine": TABLE})
     _h6(folder / "scores", {"sft_v3": 0.5, "sft_v4": 0.6})

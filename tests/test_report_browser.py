@@ -7,7 +7,7 @@ import pytest
 
 from dusk.report import report
 from report_browser import Browser, find_browser
-from report_runs import whole_run, write_run, write_scores, write_seeds, write_two
+from report_runs import judge_stage, whole_run, write_grades, write_run, write_scores, write_seeds, write_two
 
 PROGRAM = find_browser()
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no Chromium on this machine")
@@ -119,6 +119,24 @@ def test_the_page_of_compared_runs_renders(browser: Browser, compared: Path, wid
     browser.run("document.querySelectorAll('.scores thead th')[3].querySelector('button').click()")
     first = "document.querySelector('.scores tbody th').textContent.trim()"
     assert browser.run(first) == "merge_average (wide)"
+
+
+@pytest.mark.parametrize("width", [1200, 400])
+def test_a_judges_grades_render(browser: Browser, tmp_path: Path, width: int) -> None:
+    folder = write_run(tmp_path / "run", [*whole_run(), judge_stage()])
+    write_scores(folder / "scores")
+    write_grades(folder / "judged")
+    for scheme in ("light", "dark"):
+        browser.open(report(folder), width=width, scheme=scheme)
+        assert browser.problems == []
+        assert browser.run("document.documentElement.scrollWidth") <= width
+        assert browser.run(WIDE) == []
+        assert browser.run(POOR) == []
+    names = "[...document.querySelectorAll('.judged tbody tr')].map(e => e.cells[0].textContent.trim())"
+    assert browser.run(names)[:2] == ["candidate_1 reference", "candidate_2"]
+    browser.run("document.querySelectorAll('.judged thead th')[3].querySelector('button').click()")
+    overall = "[...document.querySelectorAll('.judged tbody tr')].map(e => Number(e.cells[3].dataset.value))"
+    assert browser.run(overall) == sorted(browser.run(overall), reverse=True)
 
 
 def test_all_that_scrolls_or_opens_is_reached_by_the_keyboard(browser: Browser, compared: Path) -> None:

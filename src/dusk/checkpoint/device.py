@@ -1,4 +1,4 @@
-"""Where a model runs."""
+"""Where a model runs, and in which type."""
 
 import torch
 
@@ -18,3 +18,12 @@ def choose_device(device: str | None) -> str:
             f"device {device}: not on this machine{why}", remedy="Use cpu, cuda, cuda:N or mps."
         ) from error
     return device
+
+
+def check_dtype(dtype: str) -> None:
+    """Raises `SettingError` for what is neither "auto" nor a floating type of torch's."""
+    found = getattr(torch, dtype, None)
+    if dtype != "auto" and not (isinstance(found, torch.dtype) and found.is_floating_point):
+        raise SettingError(
+            f"dtype {dtype}: no type to compute in", remedy="Use auto, float32, bfloat16 or float16."
+        )

@@ -35,6 +35,9 @@ from dusk.evaluate.suites import Entry, unknown_task
 _LOGGERS = ("lm_eval", "datasets", "transformers", "accelerate", "huggingface_hub")
 _LETTERS = 16  # of a digest
 
+LOT_ITEMS = 500
+"""What is kept at a time of a group of tasks: small ones together, since a larger batch costs less an item."""
+
 
 @dataclass(frozen=True)
 class LoadedTasks:
@@ -43,9 +46,25 @@ class LoadedTasks:
     tasks: dict[str, Any]
     notes: list[str]
 
+    def lots(self, limit: int | None) -> list["LoadedTasks"]:
+        """The tasks in their order, in lots of `LOT_ITEMS` items or more (the last has what is left)."""
+        lots: list[dict[str, Any]] = [{}]
+        items = 0
+        for name, task in self.tasks.items():
+            if items >= LOT_ITEMS:
+                lots.append({})
+                items = 0
+            lots[-1][name] = task
+            items += _count(task, limit)
+        return [LoadedTasks(lot, []) for lot in lots]
+
     def count_items(self, limit: int | None) -> int:
         """How many items the tasks have, each cut to the limit."""
-        return sum(min(len(task.task_docs), limit or len(task.task_docs)) for task in self.tasks.values())
+        return sum(_count(task, limit) for task in self.tasks.values())
+
+
+def _count(task: Any, limit: int | None) -> int:
+    return min(len(task.task_docs), limit or len(task.task_docs))
 
 
 def load_tasks(
@@ -173,7 +192,10 @@ def run_tasks(
     fewshot_seed: int,
     on_share: Callable[[float], None],
 ) -> EntryItems:
-    """Run the tasks on the model in one go; `on_share` gets the share of the requests that is done."""
+    """Run the tasks on the model in one go; `on_share` gets the share of the requests that is done.
+
+    The items have no notes: `notes_of` makes them for a whole entry.
+    """
     tasks = loaded.tasks
     done = 0
 
@@ -196,18 +218,19 @@ def run_tasks(
             fewshot_as_multiturn=apply_chat_template,
         )
     items = _entry_items(entry, fingerprint, tasks, results)
-    items.notes = [*loaded.notes, *_cut_note(entry, model, len(items.items))]
+    items.cut = len(model.cut)
     return items
 
 
-def _cut_note(entry: Entry, model: HarnessModel, items: int) -> list[str]:
-    """How many prompts the harness cut, which it does silently."""
-    if not model.cut:
-        return []
-    return [
-        f"{entry.task}: the prompts of {len(model.cut)} of {items} items do not fit the context of "
-        f"{model.max_length} tokens and were cut from the left"
-    ]
+def notes_of(measured: EntryItems, loaded: LoadedTasks, model: HarnessModel) -> list[str]:
+    """What was unlike the suite, and how many prompts the harness cut, which it does silently."""
+    if not measured.cut:
+        return loaded.notes
+    cut = (
+        f"{measured.entry}: the prompts of {measured.cut} of {len(measured.items)} items do not fit the context "
+        f"of {model.max_length} tokens and were cut from the left"
+    )
+    return [*loaded.notes, cut]
 
 
 @contextmanager

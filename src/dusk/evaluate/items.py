@@ -1,15 +1,15 @@
 """What a model did on every single item, kept so that models can be compared in pairs.
 
-One gzip file a model: for each entry of the suite a header line, then a line an item. Entries are appended as
-whole gzip members and the file is replaced in one step, so it is whole at every moment and a later run takes
-from it what is already measured.
+One gzip file a model: for each entry of the suite a header line, then a line an item. Each entry is a whole
+gzip member and the file is replaced in one step, so it is whole at every moment and a later run takes from it
+what is already measured. An entry of many tasks, such as MMLU, is kept in lots until its last is measured.
 """
 
 import gzip
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -62,6 +62,7 @@ class EntryItems:
     """All that was measured for one entry of a suite: the items, and scores that are no mean of items.
 
     `notes` say what a reader of the scores must know: prompts that were cut, shots that were missing.
+    `cut` counts the items whose prompts were cut.
     """
 
     entry: str
@@ -71,6 +72,7 @@ class EntryItems:
     items: list[Item]
     whole: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    cut: int = 0
 
     @cached_property
     def by_task(self) -> dict[str | None, list[Item]]:
@@ -112,6 +114,18 @@ class EntryItems:
         )
 
 
+def joined(entry: str, lots: Sequence[EntryItems]) -> EntryItems:
+    """The lots of an entry as one."""
+    whole = EntryItems(entry, lots[0].fingerprint, {}, {}, [])
+    for lot in lots:
+        whole.items += lot.items
+        whole.higher_is_better |= lot.higher_is_better
+        whole.versions |= lot.versions
+        whole.whole |= lot.whole
+        whole.cut += lot.cut
+    return whole
+
+
 def paired(first: EntryItems, second: EntryItems, metric: str, *, task: str | None = None) -> PairedItems:
     """The items that both models answered, in one order; an item whose content differs is left out."""
     left, right = first.select(metric, task=task), second.select(metric, task=task)
@@ -123,12 +137,21 @@ def paired(first: EntryItems, second: EntryItems, metric: str, *, task: str | No
     )
 
 
+_LOT = ", lot "
+
+
+def lot_name(entry: str, number: int) -> str:
+    """What a lot of an entry is kept under until the entry is whole."""
+    return f"{entry}{_LOT}{number}"
+
+
 class ItemStore:
     """The items of one model in one file; a path of None keeps them in memory alone."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self.entries = {entry.entry: entry for entry in read_entries(path)} if path else {}
+        self._members = {name: _member(entry) for name, entry in self.entries.items()}
 
     def get(self, entry: str, fingerprint: str) -> EntryItems | None:
         """The entry as measured before under the same settings, if it was."""
@@ -136,10 +159,13 @@ class ItemStore:
         return found if found and found.fingerprint == fingerprint else None
 
     def put(self, entry: EntryItems) -> None:
-        """Add an entry, or replace the one of its name; the file is whole before and after."""
+        """Add an entry, or replace the one of its name and its lots; the file is whole before and after."""
+        for name in [name for name in self.entries if name.startswith(f"{entry.entry}{_LOT}")]:
+            del self.entries[name], self._members[name]
         self.entries[entry.entry] = entry
         if self.path is not None:
-            write_atomically(self.path, b"".join(_member(each) for each in self.entries.values()))
+            self._members[entry.entry] = _member(entry)
+            write_atomically(self.path, b"".join(self._members.values()))
 
 
 def read_entries(path: Path) -> list[EntryItems]:
@@ -174,6 +200,7 @@ def _member(entry: EntryItems) -> bytes:
         "versions": entry.versions,
         "whole": entry.whole,
         "notes": entry.notes,
+        "cut": entry.cut,
         "items": len(entry.items),
     }
     rows = [header, *(item.to_json() for item in entry.items)]

@@ -129,7 +129,8 @@ class LocalDatasets:
         named = layout.folder_of(config)
         folder = self.folders[0]
         hub = folder / path / (config or "")
-        places = " or ".join(str(place) for place in ([folder / named] if named else []) + [hub])
+        short = [folder / named] if named and named != path else []
+        places = " or ".join(str(place) for place in [*short, hub])
         return places, f"hf download {path} --repo-type dataset --local-dir {folder / path}"
 
     def _read(self, file: Path, by_field: str | None) -> dict[Any, list[Row]]:

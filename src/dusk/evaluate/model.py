@@ -165,3 +165,17 @@ def load_model(path: Path, *, device: str, dtype: str, batch_size: int | str | N
         loaded.generation_batch_size = _SMALL_GENERATION_BATCH
     loaded.set_cache_hook(_RequestHook(loaded))
     return loaded
+
+
+def require_chat_template(path: Path) -> None:
+    """Raises CheckpointError where a folder is no model, or its tokenizer cannot write conversations."""
+    open_checkpoint(path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: transformers cannot load its tokenizer: {error}") from error
+    if not getattr(tokenizer, "chat_template", None):
+        raise CheckpointError(
+            f"{path}: its tokenizer has no chat template, so it cannot be talked to",
+            remedy="`dusk sft` gives one to what it tunes; `dusk eval` asks base models without one.",
+        )

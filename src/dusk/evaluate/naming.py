@@ -1,9 +1,10 @@
-"""What models are called in results."""
+"""What models are called in results, and where they lie."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from dusk.errors import SettingError
+from dusk.checkpoint import resolve
+from dusk.errors import DuskError, InputError, SettingError
 
 Models = str | Path | Sequence[str | Path] | Mapping[str, str | Path]
 
@@ -22,6 +23,23 @@ def name_models(models: Models) -> dict[str, str | Path]:
     if not named:
         raise SettingError("there is no model to evaluate", remedy="Name at least one folder or hub id.")
     return named
+
+
+def model_folders(named: Mapping[str, str | Path], check: Callable[[Path], object]) -> dict[str, Path]:
+    """Each model's folder, looked at by `check`; raises the errors of all models at once."""
+    folders, problems = {}, []
+    for name, model in named.items():
+        try:
+            folders[name] = resolve(model)
+            check(folders[name])
+        except DuskError as error:
+            problems.append(error)
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        told = [str(problem) for problem in problems]
+        raise InputError(f"{len(told)} of {len(named)} models cannot be evaluated", problems=told)
+    return folders
 
 
 def _shortest_names(paths: Sequence[Path]) -> list[str]:

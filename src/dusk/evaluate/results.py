@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -241,13 +241,16 @@ def load_report(path: str | Path) -> EvalReport:
         tasks = tuple(Entry(**entry) for entry in read["tasks"])
         seed = read["settings"]["fewshot_seed"]
         suite = Suite(read["suite"], tasks, read["description"], read["mean"], seed)
-        models = [_read_model(model, file.parent) for model in read["models"]]
+        models = [
+            _read_model(model, file.parent, {entry.task for entry in tasks}) for model in read["models"]
+        ]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{file} holds no results of `dusk eval`: {error!r}") from error
     return EvalReport(suite, read["settings"], read["versions"], models)
 
 
-def _read_model(read: dict[str, Any], folder: Path) -> ModelScores:
+def _read_model(read: dict[str, Any], folder: Path, tasks: Container[str]) -> ModelScores:
+    """Its items file may hold more than the suite's entries: what was stopped under other settings."""
     kept = folder / read["items"] if read["items"] else None
-    entries = {entry.entry: entry for entry in read_entries(kept)} if kept else {}
+    entries = {entry.entry: entry for entry in read_entries(kept) if entry.entry in tasks} if kept else {}
     return ModelScores(read["name"], read["path"], read["digest"], entries, kept)

@@ -3,18 +3,18 @@
 import json
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from dusk.checkpoint import installed_versions, open_checkpoint, resolve
-from dusk.errors import DataError, DuskError, InputError, SettingError
+from dusk.checkpoint import installed_versions, open_checkpoint
+from dusk.errors import DataError, InputError, SettingError
 from dusk.evaluate.digest import digest_of, model_digest
-from dusk.evaluate.items import EntryItems, ItemStore
+from dusk.evaluate.items import EntryItems, ItemStore, joined, lot_name
 from dusk.evaluate.local_tasks import task_folder, write_local_task
-from dusk.evaluate.naming import Models, name_models
+from dusk.evaluate.naming import Models, model_folders, name_models
 from dusk.evaluate.results import EvalReport, ModelScores, items_folder, load_report
 from dusk.evaluate.side_by_side import Tell, can_fork, side_by_side
 from dusk.evaluate.suites import Entry, load_suite, nearest
@@ -97,11 +97,13 @@ def evaluate(
     named = name_models(models)
     chosen = load_suite(suite)
     _check(limit, batch_size, jobs, backend)
-    harness, _ = _engine(threads)
+    harness, model = _engine(threads)
     entries = tuple(replace(entry, average=harness.average_of(entry)) for entry in chosen.tasks)
     chosen = replace(chosen, tasks=entries)
-    from dusk.checkpoint.device import choose_device  # lazy: torch
+    from dusk.checkpoint.device import check_dtype, choose_device  # lazy: torch
 
+    check_dtype(dtype)
+    rows = _data_folders(data)
     settings = _Settings(
         limit,
         choose_device(device),
@@ -116,9 +118,9 @@ def evaluate(
     report = EvalReport(chosen, settings.to_json(), versions)
     target = Path(out) if out is not None else None
     kept = _earlier_models(report, target)
-    folders = _folders(named)
+    folders = model_folders(named, model.require_chat_template if apply_chat_template else open_checkpoint)
     with tempfile.TemporaryDirectory(prefix="dusk-eval-") as scratch:
-        work = _prepare_all(chosen.tasks, _data_folders(data), Path(scratch), settings, versions)
+        work = _prepare_all(chosen.tasks, rows, Path(scratch), settings, versions)
         jobs = min(jobs, len(folders)) if settings.device == "cpu" and can_fork() else 1
         tell = _Teller(progress, sum(each.items for each in work) * len(folders))
 
@@ -169,23 +171,6 @@ def _engine(threads: int | None) -> tuple[Any, Any]:
     return harness, model
 
 
-def _folders(named: Mapping[str, str | Path]) -> dict[str, Path]:
-    """Each model's folder; every model that is none is told at once."""
-    folders, problems = {}, []
-    for name, model in named.items():
-        try:
-            folders[name] = resolve(model)
-            open_checkpoint(folders[name])
-        except DuskError as error:
-            problems.append(error)
-    if len(problems) == 1:
-        raise problems[0]
-    if problems:
-        told = [str(problem) for problem in problems]
-        raise InputError(f"{len(told)} of {len(named)} models cannot be evaluated", problems=told)
-    return folders
-
-
 def _prepare_all(
     entries: Sequence[Entry],
     data: list[Path],
@@ -229,7 +214,13 @@ def _prepare(
 
 def _data_folders(data: Any) -> list[Path]:
     given = [] if data is None else [data] if isinstance(data, str | Path) else list(data)
-    return [Path(folder) for folder in given]
+    folders = [Path(folder) for folder in given]
+    absent = [f"{folder} is not a folder" for folder in folders if not folder.is_dir()]
+    if absent:
+        raise DataError(
+            "the data cannot be read", problems=absent, remedy="Give --data folders that are there."
+        )
+    return folders
 
 
 def _evaluate_model(
@@ -254,16 +245,12 @@ def _evaluate_model(
         found = store.get(each.entry.task, each.fingerprint)
         if found is None:
             loaded = loaded or _load(folder, settings)
-            found = _measure(loaded, each, settings, partial(_tell_share, tell, label, each.items))
+            found = _measure(loaded, each, settings, store, partial(tell, label))
             _check_columns(each.entry, found)
             store.put(found)
         entries[each.entry.task] = found
         tell(label, each.items)
     return ModelScores(name, given, digest, entries, file)
-
-
-def _tell_share(tell: Tell, label: str, items: int, share: float) -> None:
-    tell(label, share * items)
 
 
 def _load(folder: Path, settings: _Settings) -> "HarnessModel":
@@ -295,12 +282,42 @@ def _load_vllm(folder: Path, settings: _Settings) -> "HarnessModel":
 
 
 def _measure(
-    loaded: "HarnessModel", work: _Work, settings: _Settings, on_share: Callable[[float], None]
+    loaded: "HarnessModel", work: _Work, settings: _Settings, store: ItemStore, tell: Callable[[float], None]
+) -> EntryItems:
+    """An entry's tasks in lots, each kept when it is done, if there are several; `tell` gets the items done."""
+    harness, _ = _engine(None)
+    lots = work.tasks.lots(settings.limit)
+    found: list[EntryItems] = []
+    done = 0
+    for number, lot in enumerate(lots, start=1):
+        size, name = lot.count_items(settings.limit), lot_name(work.entry.task, number)
+        kept = store.get(name, work.fingerprint)
+        if kept is None:
+            kept = _run(loaded, work, lot, settings, partial(_tell_share, tell, done, size))
+            if len(lots) > 1:
+                store.put(replace(kept, entry=name))
+        found.append(kept)
+        done += size
+    whole = joined(work.entry.task, found)
+    whole.notes = harness.notes_of(whole, work.tasks, loaded)
+    return whole
+
+
+def _tell_share(tell: Callable[[float], None], before: int, items: int, share: float) -> None:
+    tell(before + share * items)
+
+
+def _run(
+    loaded: "HarnessModel",
+    work: _Work,
+    lot: "LoadedTasks",
+    settings: _Settings,
+    on_share: Callable[[float], None],
 ) -> EntryItems:
     harness, _ = _engine(None)
     items: EntryItems = harness.run_tasks(
         loaded,
-        work.tasks,
+        lot,
         entry=work.entry,
         fingerprint=work.fingerprint,
         limit=settings.limit,

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
-from dusk.report.evaluations import Column, Evaluation
+from dusk.report.evaluations import Column, Evaluation, ModelScores
 from dusk.report.reading import Json, mapping
 from dusk.report.run_folder import Run
-from dusk.report.scores import label_of, shown
+from dusk.report.scores import against_reference, label_of, shown
 
 PAPER_FILE = "paper.json"
 """SOLAR 10.7B (arXiv 2312.15166), Tables 3 to 7, percent; SFT v3+v4's Winogrande is what its mean says."""
@@ -16,13 +16,18 @@ PAPER_FILE = "paper.json"
 
 @dataclass(frozen=True)
 class AblationCell:
-    """A score of ours with its standard error, and the paper's of the same row and task."""
+    """A score of ours with its standard error, and the paper's of the same row and task.
+
+    `noise` says that it does not differ from the first row's, None if that is not known.
+    """
 
     text: str = ""
     error: str = ""
     best: bool = False
     paper: str = ""
     value: float | None = None
+    noise: bool | None = None
+    hint: str = ""
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,10 @@ class AblationRow:
 
 @dataclass(frozen=True)
 class Ablation:
-    """A table; `paper_column` is what the paper's mean is called where no task of ours is one of its."""
+    """A table; `reference` is its first row that was evaluated, from which differences are taken.
+
+    `paper_column` is what the paper's mean is called where no task of ours is one of its.
+    """
 
     name: str
     title: str
@@ -47,6 +55,7 @@ class Ablation:
     choices: tuple[str, ...]
     columns: tuple[Column, ...]
     rows: tuple[AblationRow, ...]
+    reference: str = ""
     paper_column: str = ""
 
 
@@ -79,8 +88,9 @@ def _table(run: Run, name: str, table: Json, evaluation: Evaluation) -> Ablation
     alike = {column.label for column in evaluation.columns} & {key for row in theirs.values() for key in row}
     stages = mapping(table.get("rows"))
     best = {column.label: _best(evaluation, column, list(stages)) for column in evaluation.columns}
+    reference = next((model for stage in stages if (model := evaluation.model(stage))), None)
     rows = tuple(
-        _row(run, evaluation, stage, mapping(choice), choices, theirs, best, "" if alike else mean)
+        _row(run, evaluation, stage, mapping(choice), choices, theirs, best, reference, "" if alike else mean)
         for stage, choice in stages.items()
     )
     number = paper.removeprefix("table")
@@ -93,6 +103,7 @@ def _table(run: Run, name: str, table: Json, evaluation: Evaluation) -> Ablation
         choices=choices,
         columns=evaluation.columns,
         rows=rows,
+        reference=label_of(run, reference.name) if reference else "",
         paper_column="" if alike else mean,
     )
 
@@ -105,28 +116,38 @@ def _row(
     choices: Sequence[str],
     theirs: Mapping[str, Mapping[str, float]],
     best: Mapping[str, str],
+    reference: ModelScores | None,
     mean: str,
 ) -> AblationRow:
     label = label_of(run, stage)
     paper = theirs.get(label, {})
     cells = tuple(
-        _cell(evaluation, stage, column, best[column.label], paper) for column in evaluation.columns
+        _cell(evaluation, stage, column, best[column.label], reference, paper)
+        for column in evaluation.columns
     )
     told = tuple(chosen.get(column) for column in choices)
     return AblationRow(label, told, cells, f"{paper[mean]:.2f}" if mean in paper else "")
 
 
 def _cell(
-    evaluation: Evaluation, stage: str, column: Column, best: str, paper: Mapping[str, float]
+    evaluation: Evaluation,
+    stage: str,
+    column: Column,
+    best: str,
+    reference: ModelScores | None,
+    paper: Mapping[str, float],
 ) -> AblationCell:
     theirs = f"{paper[column.label]:.2f}" if column.label in paper else ""
     model = evaluation.model(stage)
     score = model.cells.get(column.label) if model else None
-    if score is None:
+    if score is None or model is None:
         return AblationCell(paper=theirs)
     text = shown(score.value, column)
     error = shown(score.stderr, column) if score.stderr is not None else ""
-    return AblationCell(text, error, text == best, theirs, score.value)
+    noise, hint = None, ""
+    if reference is not None and model is not reference:
+        noise, hint = against_reference(evaluation, model, reference, column)
+    return AblationCell(text, error, text == best, theirs, score.value, noise, hint)
 
 
 def _best(evaluation: Evaluation, column: Column, stages: Sequence[str]) -> str:

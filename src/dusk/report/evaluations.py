@@ -224,6 +224,11 @@ def _score(row: Json, column: Column) -> Score | None:
         told = mapping(mapping(row.get("means")).get(column.label))
     else:
         told = mapping(mapping(mapping(row.get("scores")).get(column.task)).get(column.metric))
+    return score_of(told)
+
+
+def score_of(told: Json) -> Score | None:
+    """A score as results files write it; None where it has no value."""
     value = finite(told.get("value"))
     return (
         None if value is None else Score(value, finite(told.get("stderr")), int(finite(told.get("n")) or 0))

@@ -17,8 +17,9 @@ from dusk.report.ablations import ablations_of
 from dusk.report.arms import Arms, find_arms
 from dusk.report.breakdown import breakdowns_of
 from dusk.report.costs import costs_of
-from dusk.report.evaluations import Evaluation, read_evaluations
+from dusk.report.evaluations import read_evaluations
 from dusk.report.forest import forest_of
+from dusk.report.judged import judged_tables
 from dusk.report.layer_strip import layer_strip
 from dusk.report.lineage import lineage
 from dusk.report.plots import Plots, plots_of
@@ -46,14 +47,15 @@ def render(run: Run) -> str:
     arms = find_arms(run)
     evaluations = read_evaluations(run)
     verdict = verdict_of(arms, evaluations)
-    plots = plots_of(run, arms)
+    plots, judged = plots_of(run, arms), judged_tables(run)
+    scored = bool(judged) or any(evaluation.models for evaluation in evaluations)
     tables = [score_table(run, evaluation, arms.base) for evaluation in evaluations]
     strip = layer_strip(arms.scaled, arms.base.label if arms.base else "base") if arms.scaled else None
     return rendered(
         "report.html.jinja",
         run=run,
         facts=facts_of(arms, verdict),
-        missing=missing_of(run, arms, evaluations, plots),
+        missing=missing_of(run, arms, plots, scored=scored),
         verdict=verdict,
         picture=lineage(run, arms),
         strip=strip,
@@ -62,6 +64,7 @@ def render(run: Run) -> str:
         costs=costs_of(run),
         provenance=provenance_of(run),
         tables=tables,
+        judged=judged,
         ablations=ablations_of(run, evaluations),
         sweeps=sweeps_of(run, evaluations),
         breakdowns=[part for evaluation in evaluations for part in breakdowns_of(run, evaluation)],
@@ -110,7 +113,7 @@ def _compared(gain: Gain, same: str, arms: Arms) -> Fact:
     return Fact(f"Against the base given {same}", figure, f"{gain.control.final.label}: {words}")
 
 
-def missing_of(run: Run, arms: Arms, evaluations: tuple[Evaluation, ...], plots: Plots) -> list[str]:
+def missing_of(run: Run, arms: Arms, plots: Plots, *, scored: bool) -> list[str]:
     """What the page would show if the run had it."""
     absent = []
     unfinished = [f"{stage.label} ({stage.status})" for stage in run.stages if not stage.done]
@@ -119,7 +122,7 @@ def missing_of(run: Run, arms: Arms, evaluations: tuple[Evaluation, ...], plots:
     absent += [f"{stage.label} failed: {stage.error}" for stage in run.stages if stage.error]
     if arms.scaled and not arms.controls:
         absent.append("The run has no controls: no other pretraining starts from the base that was grown.")
-    if not any(evaluation.models for evaluation in evaluations):
+    if not scored:
         absent.append("No model was evaluated, so there is no table of scores.")
     if arms.recovery and not plots.recovery:
         absent.append("No held-out loss was measured along the way; give the stages `eval_data`.")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dusk.evaluate.bootstrap import Difference
-from dusk.report.evaluations import Column, Evaluation, ModelScores, Score
+from dusk.report.evaluations import Column, Evaluation, ModelScores
 from dusk.report.run_folder import Run, Stage
 from dusk.report.wording import count, signed
 
@@ -146,7 +146,7 @@ def _cell(
         return Cell()
     noise, hint = None, ""
     if reference is not None and model is not reference:
-        noise, hint = _against_reference(evaluation, model, reference, column, score)
+        noise, hint = against_reference(evaluation, model, reference, column)
     return Cell(
         text=shown(score.value, column),
         error=shown(score.stderr, column) if score.stderr is not None else "",
@@ -157,14 +157,18 @@ def _cell(
     )
 
 
-def _against_reference(
-    evaluation: Evaluation, model: ModelScores, reference: ModelScores, column: Column, score: Score
+def against_reference(
+    evaluation: Evaluation, model: ModelScores, reference: ModelScores, column: Column
 ) -> tuple[bool | None, str]:
+    """Whether a score's difference from the reference's is noise, None if that is not known; and it in words.
+
+    Paired over the items where both have them, else by the two standard errors.
+    """
     paired = evaluation.difference(reference.name, model.name, column)
     if paired is not None:
         return paired.low <= 0 <= paired.high, _hint(paired, column)
-    other = reference.cells.get(column.label)
-    if other is None or other.stderr is None or score.stderr is None:
+    score, other = model.cells.get(column.label), reference.cells.get(column.label)
+    if score is None or other is None or other.stderr is None or score.stderr is None:
         return None, ""
     difference = score.value - other.value
     half = NOISE_ERRORS * float((score.stderr**2 + other.stderr**2) ** 0.5)

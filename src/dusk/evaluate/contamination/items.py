@@ -23,6 +23,22 @@ TASKS = {
 _LEAST_WORDS = 3  # a shorter text has nothing to continue
 
 
+def task_files(tasks: Sequence[str], data: Path | None) -> list[tuple[str, Path]]:
+    """What each task is called, and its file; raises DataError with every task that has none."""
+    found, problems = [], []
+    for task in tasks:
+        try:
+            found.append(task_file(task, data))
+        except DataError as error:
+            problems.append(error)
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        told = [f"{error.message} {error.remedy}" for error in problems]
+        raise DataError(f"{len(told)} of {len(tasks)} tasks cannot be tested", problems=told)
+    return found
+
+
 def task_file(task: str, data: Path | None) -> tuple[str, Path]:
     """What a task is called, and the file of its items; raises DataError with where to put it."""
     if Path(task).is_file():

@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dusk.checkpoint import resolve
+from dusk.checkpoint import open_checkpoint
 from dusk.data.overlap import overlapping
 from dusk.errors import SettingError
-from dusk.evaluate.contamination.items import task_file, texts_of, training_texts
+from dusk.evaluate.contamination.items import task_files, texts_of, training_texts
 from dusk.evaluate.contamination.neighbours import Neighbours
 from dusk.evaluate.contamination.statistics import min_k, share_below
+from dusk.evaluate.naming import model_folders
 
 if TYPE_CHECKING:
     from dusk.evaluate.contamination.language import Language
@@ -118,7 +119,7 @@ def contamination(
     names = [task] if isinstance(task, str) else list(task)
     if not names:
         raise SettingError("there is no task to test", remedy="Name one with --task.")
-    files = [task_file(name, Path(data) if data is not None else None) for name in names]
+    files = task_files(names, Path(data) if data is not None else None)
     texts = {label: texts_of(label, file, items=items, seed=seed) for label, file in files}
     trained = training_texts(train)
     target, drawing = _models(model, reference, device, dtype)
@@ -147,12 +148,13 @@ def contamination(
 def _models(
     model: str | Path, reference: str | Path, device: str | None, dtype: str
 ) -> tuple["Language", "Language"]:
-    from dusk.checkpoint.device import choose_device  # lazy: torch
+    from dusk.checkpoint.device import check_dtype, choose_device  # lazy: torch
     from dusk.evaluate.contamination.language import Language
 
     chosen = choose_device(device)
-    paths = [Path(resolve(one)) for one in (model, reference)]
-    target, drawing = (Language(path, device=chosen, dtype=dtype) for path in paths)
+    check_dtype(dtype)
+    folders = model_folders({"model": model, "reference": reference}, open_checkpoint)
+    target, drawing = (Language(folder, device=chosen, dtype=dtype) for folder in folders.values())
     return target, drawing
 
 

@@ -6,11 +6,10 @@ from pathlib import Path
 from lm_eval.api.instance import Instance
 
 from dusk.checkpoint.device import choose_device
-from dusk.errors import CheckpointError
 from dusk.evaluate.digest import model_digest
 from dusk.evaluate.harness import quiet
 from dusk.evaluate.judged.judge import Message
-from dusk.evaluate.model import load_model
+from dusk.evaluate.model import load_model, require_chat_template
 
 
 class LocalAnswerer:
@@ -25,13 +24,9 @@ class LocalAnswerer:
     ) -> None:
         self.name, self.max_tokens = name, max_tokens
         self.digest = f"{model_digest(folder)}-{max_tokens}"
+        require_chat_template(folder)
         with quiet(offline=True):
             self._model = load_model(folder, device=choose_device(device), dtype=dtype, batch_size=None)
-        if not getattr(self._model.tokenizer, "chat_template", None):
-            raise CheckpointError(
-                f"{folder}: its tokenizer has no chat template, so it cannot be talked to",
-                remedy="`dusk sft` gives one to what it tunes.",
-            )
 
     def answer(self, conversations: Sequence[Sequence[Message]]) -> list[str]:
         """An answer to the last message of each."""

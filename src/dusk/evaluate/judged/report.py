@@ -55,22 +55,31 @@ class JudgedReport:
         error = standard_error(values, np.ones(len(values)))
         return Score(float(values.mean()), None if np.isnan(error) else error, len(values), True)
 
-    def compare(self, first: tuple[str, int], second: tuple[str, int]) -> Difference | None:
-        """Second minus first over the questions that both have grades for, by the paired bootstrap."""
-        left, right = self._by_question(first), self._by_question(second)
+    def compare(
+        self,
+        first: tuple[str, int],
+        second: tuple[str, int],
+        *,
+        category: str | None = None,
+        turn: int | None = None,
+    ) -> Difference | None:
+        """Second minus first over the chosen questions that both have grades for, by the paired bootstrap."""
+        left, right = (self._by_question(run, category, turn) for run in (first, second))
         shared = [name for name in left if name in right]
         if not shared:
             return None
         before, after = (np.array([side[name] for name in shared]) for side in (left, right))
         return paired_bootstrap([PairedItems(before, after, np.ones(len(shared)))])
 
-    def _by_question(self, run: tuple[str, int]) -> dict[str, float]:
-        """The mean grade of each question's turns, where both have one."""
+    def _by_question(self, run: tuple[str, int], category: str | None, turn: int | None) -> dict[str, float]:
+        """The mean grade of each question's turns, where both have one; or the grade of the chosen turn."""
         found: dict[str, list[float]] = {}
         for grade in self.grades:
-            if (grade.model, grade.shots) == run and grade.grade is not None:
+            chosen = category in (None, grade.category) and turn in (None, grade.turn)
+            if chosen and (grade.model, grade.shots) == run and grade.grade is not None:
                 found.setdefault(grade.question, []).append(grade.grade)
-        return {name: sum(grades) / TURNS for name, grades in found.items() if len(grades) == TURNS}
+        needed = TURNS if turn is None else 1
+        return {name: sum(grades) / needed for name, grades in found.items() if len(grades) == needed}
 
     @property
     def differences(self) -> list[tuple[tuple[str, int], tuple[str, int], Difference]]:
@@ -102,11 +111,20 @@ class JudgedReport:
                 for model, shots in self.runs
             ],
             "differences": [
-                {"model": run[0], "minus": first[0], "shots": run[1], **difference.to_json()}
+                {
+                    "model": run[0],
+                    "minus": first[0],
+                    "shots": run[1],
+                    **difference.to_json(),
+                    "turns": [_json(self.compare(first, run, turn=turn + 1)) for turn in range(TURNS)],
+                    "categories": {
+                        name: _json(self.compare(first, run, category=name)) for name in self.categories
+                    },
+                }
                 for run, first, difference in self.differences
             ],
         }
 
 
-def _json(score: Score | None) -> dict[str, Any] | None:
-    return score.to_json() if score else None
+def _json(found: Score | Difference | None) -> dict[str, Any] | None:
+    return dict(found.to_json()) if found else None

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
-from dusk.checkpoint import resolve
 from dusk.errors import WorkError
 from dusk.evaluate.digest import digest_of
 from dusk.evaluate.items import write_atomically
@@ -18,7 +17,7 @@ from dusk.evaluate.judged.grades import Grade, GradeLog
 from dusk.evaluate.judged.judge import Judge, Message, Verdict
 from dusk.evaluate.judged.questions import TURNS, Question, as_example, read_questions
 from dusk.evaluate.judged.report import JudgedReport
-from dusk.evaluate.naming import name_models
+from dusk.evaluate.naming import model_folders, name_models
 
 
 class Answerer(Protocol):
@@ -100,9 +99,11 @@ def judge_folders(
     grader = Judge(judge, judge_model, timeout_seconds=timeout_seconds)
     asked = read_questions(questions)
     shown = read_questions(example)[0] if example is not None else None
-    folders = {name: resolve(model) for name, model in name_models(models).items()}
-    from dusk.evaluate.judged.answering import LocalAnswerer
+    named = name_models(models)
+    from dusk.evaluate.judged.answering import LocalAnswerer  # lazy: torch
+    from dusk.evaluate.model import require_chat_template
 
+    folders = model_folders(named, require_chat_template)
     answerers = (
         LocalAnswerer(name, folder, max_tokens=max_tokens, device=device) for name, folder in folders.items()
     )

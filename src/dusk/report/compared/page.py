@@ -48,6 +48,7 @@ def render_compared(compared: Compared, target: Path) -> str:
             for each in compared.runs
             for ablation in ablations_of(each.run, each.evaluations)
         ],
+        judged=[(each.name, judged) for each in compared.runs for judged in each.judged],
         sweeps=sweeps_of(whole, evaluations),
         charts=recovery_charts(compared.runs),
         command=_command(compared, target),
@@ -74,7 +75,7 @@ def _missing(compared: Compared) -> list[str]:
         unfinished = [stage.label for stage in each.run.stages if not stage.done]
         if unfinished:
             lines.append(f"{each.name} is not finished: there is no output of {', '.join(unfinished)}.")
-        if not any(evaluation.models for evaluation in each.evaluations):
+        if not each.judged and not any(evaluation.models for evaluation in each.evaluations):
             lines.append(f"No model of {each.name} was evaluated; the tables are without it.")
     if len(compared.evaluations) > 1:
         lines.append(

@@ -8,6 +8,7 @@ from dusk.errors import InputError
 from dusk.evaluate.results import EvalReport
 from dusk.report.arms import Arms, find_arms
 from dusk.report.evaluations import Evaluation, ModelScores, alike, read_evaluations
+from dusk.report.judged import Judged, judged_tables
 from dusk.report.run_folder import Run, Stage, read_run
 from dusk.report.verdict import Verdict, verdict_of
 
@@ -20,6 +21,7 @@ class OneRun:
     run: Run
     arms: Arms
     evaluations: tuple[Evaluation, ...]
+    judged: tuple[Judged, ...]
     verdict: Verdict
 
 
@@ -72,7 +74,7 @@ def run_names(runs: Sequence[Run]) -> list[str]:
 
 def _one(run: Run, name: str) -> OneRun:
     arms, evaluations = find_arms(run), read_evaluations(run)
-    return OneRun(name, run, arms, evaluations, verdict_of(arms, evaluations))
+    return OneRun(name, run, arms, evaluations, judged_tables(run), verdict_of(arms, evaluations))
 
 
 def _key(run: OneRun, stage: str) -> str:
