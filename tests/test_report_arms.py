@@ -70,6 +70,23 @@ def test_differences_are_taken_within_a_seed(told: dict[str, Any]) -> None:
     assert told["faster"]["flops"] == pytest.approx(6 * 724_000 * 1_600_000)
 
 
+def test_what_is_saved_along_the_way(study: Path, told: dict[str, Any]) -> None:
+    # the base given the same tokens: 2.4, 2.38, 2.36, 2.345, 2.32; the other arm has no third place in common
+    faster = told["faster"]["saved_along_the_way"]
+    assert [at["tokens"] for at in faster] == [0, 400_000]
+    assert faster[0]["by_seed"] == pytest.approx({"0": -0.02, "1": -0.02, "2": -0.02})
+    assert faster[1]["by_seed"] == pytest.approx({"0": -0.015, "1": -0.005, "2": 0.005})
+    recovered = told["recovered"]["saved_along_the_way"]
+    assert [at["mean"] for at in recovered] == pytest.approx([-0.1, -0.04, -0.02, 0.005, 0.02])
+    assert told["base_same_compute"]["saved_along_the_way"] == []
+    table = arms_table(read_seeds(seed_folders(study)))
+    assert table is not None
+    assert table.places == ("0", "400k", "800k", "1.2M", "1.6M")
+    cells = dict(table.along)["faster"]
+    assert (cells[1].text, cells[1].noise) == ("\u22120.0050", True)
+    assert cells[2].text == ""
+
+
 def test_the_table(study: Path) -> None:
     table = arms_table(read_seeds(seed_folders(study)))
     assert table is not None
@@ -97,7 +114,8 @@ def test_the_page(study: Path) -> None:
     text = html.unescape((study / "report.html").read_text())
     section = re.search(r'<h2 id="arms">.*?</section>', text, re.DOTALL)
     assert section
-    assert section[0].count("<tr>") == 7  # the head and six arms
+    tables = re.findall(r"<table.*?</table>", section[0], re.DOTALL)
+    assert [table.count("<tr>") for table in tables] == [7, 4]  # heads, six arms, three grown ones
     assert (
         '<td class="number noise"><span class="same" aria-label="no difference:">≈</span>+0.0100'
         in section[0]

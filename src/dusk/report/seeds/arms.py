@@ -11,6 +11,8 @@ from dusk.report.seeds.runs import SeedRun, Seeds
 from dusk.report.seeds.student import Estimate, estimate
 from dusk.report.verdict import recovery_of
 
+_APART = 0.02  # two arms are measured at one place where their tokens differ by less of the whole
+
 
 @dataclass(frozen=True)
 class PooledArm:
@@ -18,7 +20,8 @@ class PooledArm:
 
     `tokens` has the seeds in which it passed. `sooner` are the tokens by which it passed before the first grown
     arm, in the seeds in which both did; `saved` the bits per byte that it needs less than each arm it is held
-    against, by that arm's stage.
+    against, by that arm's stage. `along` (of a grown arm) is what it saves against the base given the same tokens
+    at each place where both were measured: tokens, and the difference by seed.
     """
 
     arm: Arm
@@ -26,6 +29,7 @@ class PooledArm:
     tokens: Mapping[int, float]
     sooner: Mapping[int, float]
     saved: Mapping[str, Mapping[int, float]]
+    along: tuple[tuple[float, Mapping[int, float]], ...] = ()
 
     @property
     def name(self) -> str:
@@ -52,6 +56,7 @@ def pooled_arms(seeds: Seeds) -> tuple[PooledArm, ...]:
             tokens.get(name, {}),
             _less(tokens.get(name, {}), tokens.get(first, {})) if name != first else {},
             {other: _less(finals[name], finals[other]) for other in against if other != name},
+            _along(seeds, arm) if name in tokens else (),
         )
         for arm in arms
         for name in [arm.final.name]
@@ -90,6 +95,25 @@ def _tokens(seeds: Seeds, like: Arm) -> dict[int, float]:
             tokens = recovery_of(replace(each.arms, recovery=arm)).tokens
             found |= {} if tokens is None else {each.seed: tokens}
     return found
+
+
+def _along(seeds: Seeds, like: Arm) -> tuple[tuple[float, Mapping[int, float]], ...]:
+    """By place of measurement what an arm saves against the control of the same tokens, in each seed."""
+    control = seeds.first.arms.control(SAME_TOKENS)
+    places: dict[int, dict[int, tuple[float, float]]] = {}
+    for each in seeds.runs if control is not None else ():
+        ours, theirs = _same(each, like), _same(each, control) if control else None
+        if ours is None or theirs is None or not (ours.final.done and theirs.final.done):
+            continue
+        for place, (mine, other) in enumerate(zip(ours.curve, theirs.curve, strict=False)):
+            if abs(mine.tokens - other.tokens) > _APART * theirs.curve[-1].tokens:
+                break
+            saved = other.bits_per_byte - mine.bits_per_byte
+            places.setdefault(place, {})[each.seed] = (mine.tokens, saved)
+    return tuple(
+        (sum(tokens for tokens, _ in at.values()) / len(at), {seed: saved for seed, (_, saved) in at.items()})
+        for at in places.values()
+    )
 
 
 def _same(each: SeedRun, like: Arm) -> Arm | None:

@@ -31,10 +31,12 @@ class ArmRow:
 
 @dataclass(frozen=True)
 class ArmsTable:
-    """Arms by what is measured of each."""
+    """Arms by what is measured of each; `along` has a row a grown arm and a column a place of measurement."""
 
     columns: tuple[str, ...]
     rows: tuple[ArmRow, ...]
+    places: tuple[str, ...] = ()
+    along: tuple[tuple[str, tuple[ArmCell, ...]], ...] = ()
 
 
 def arms_table(seeds: Seeds) -> ArmsTable | None:
@@ -46,8 +48,19 @@ def arms_table(seeds: Seeds) -> ArmsTable | None:
     first = [f"Sooner than {arm_label(arm)}" for arm in against[:1]]
     saved = [f"Saved against {arm_label(arm)}" for arm in against]
     names = [arm.final.name for arm in against]
-    rows = [_row(found, names, len(seeds.runs)) for found in pooled_arms(seeds)]
-    return ArmsTable(("Passed its base after", *first, "Bits per byte at the end", *saved), tuple(rows))
+    pooled = pooled_arms(seeds)
+    longest = max((found.along for found in pooled), key=len, default=())
+    return ArmsTable(
+        ("Passed its base after", *first, "Bits per byte at the end", *saved),
+        tuple(_row(found, names, len(seeds.runs)) for found in pooled),
+        tuple(count(tokens) for tokens, _ in longest),
+        tuple((arm_label(found.arm), _along(found, len(longest))) for found in pooled if found.along),
+    )
+
+
+def _along(found: PooledArm, places: int) -> tuple[ArmCell, ...]:
+    cells = [_difference(by_seed, _bits) for _, by_seed in found.along]
+    return (*cells, *[ArmCell()] * (places - len(cells)))
 
 
 def _row(found: PooledArm, against: list[str], runs: int) -> ArmRow:

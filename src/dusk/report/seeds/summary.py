@@ -61,6 +61,9 @@ def _arm(found: PooledArm) -> Json:
         "sooner_tokens": _told(over(found.sooner), found.sooner),
         "final_bits_per_byte": _told(over(found.final), found.final),
         "bits_per_byte_saved": {name: _told(over(by_seed), by_seed) for name, by_seed in found.saved.items()},
+        "saved_along_the_way": [
+            {"tokens": tokens, **(_told(over(by_seed), by_seed) or {})} for tokens, by_seed in found.along
+        ],
     }
 
 
