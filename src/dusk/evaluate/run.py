@@ -98,8 +98,7 @@ def evaluate(
     chosen = load_suite(suite)
     _check(limit, batch_size, jobs, backend)
     harness, model = _engine(threads)
-    entries = tuple(replace(entry, average=harness.average_of(entry)) for entry in chosen.tasks)
-    chosen = replace(chosen, tasks=entries)
+    chosen = replace(chosen, tasks=tuple(replace(e, average=harness.average_of(e)) for e in chosen.tasks))
     from dusk.checkpoint.device import check_dtype, choose_device  # lazy: torch
 
     check_dtype(dtype)
