@@ -18,6 +18,7 @@ from bench.table import Goal, Table, Way, at_least, paired_ratio
 NAME = "data"
 _ROWS = {1_000_000: ("dusk", "janitor"), 20_000: ("dusk", "janitor", "datatrove")}
 _PEER = "DATATROVE_PYTHON"
+_SOURCES = Path(__file__).parent.parent / "src"  # that Python has no dusk of its own
 _NOTE = "Runs of 13 words; each process of a peer takes every other 1,000 lines. Peaks are of one process."
 
 
@@ -40,7 +41,7 @@ def _table(work: Path, rounds: int, count: int, names: tuple[str, ...]) -> Table
     )
     pythons = {way: os.environ.get(_PEER) if way == "datatrove" else PYTHON for way in names}
     commands = {
-        way: [python, "-m", "bench.data_ways", way, str(rows), str(work / way)]
+        way: ["env", f"PYTHONPATH={_SOURCES}", python, "-m", "bench.data_ways", way, str(rows), str(work / way)]
         for way, python in pythons.items()
         if python
     }
