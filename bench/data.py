@@ -41,7 +41,16 @@ def _table(work: Path, rounds: int, count: int, names: tuple[str, ...]) -> Table
     )
     pythons = {way: os.environ.get(_PEER) if way == "datatrove" else PYTHON for way in names}
     commands = {
-        way: ["env", f"PYTHONPATH={_SOURCES}", python, "-m", "bench.data_ways", way, str(rows), str(work / way)]
+        way: [
+            "env",
+            f"PYTHONPATH={_SOURCES}",
+            python,
+            "-m",
+            "bench.data_ways",
+            way,
+            str(rows),
+            str(work / way),
+        ]
         for way, python in pythons.items()
         if python
     }
