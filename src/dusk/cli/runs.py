@@ -178,13 +178,10 @@ def _show(done: "RunReport", report_path: Path) -> None:
 def _show_tables(done: "RunReport", labels: Mapping[str, str]) -> None:
     """A table for each measure, its models in the order of the run."""
     from dusk.cli.evaluation import show_scores
-    from dusk.evaluate.results import EvalReport, joined, load_report
+    from dusk.evaluate.results import alike, joined, load_report
 
-    alike: dict[str, list[EvalReport]] = {}
-    for report in map(load_report, done.evaluations()):
-        alike.setdefault(report.measure, []).append(report)
     places = {name: place for place, name in enumerate(labels)}
-    for reports in alike.values():
+    for reports in alike(map(load_report, done.evaluations())):
         whole = joined(reports)
         whole.models.sort(key=lambda model: places.get(model.name, len(places)))
         show_scores(whole, labels)

@@ -2,10 +2,10 @@
 
 import json
 import math
-from collections.abc import Container, Sequence
+from collections.abc import Container, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from dusk.errors import DataError, SettingError
 from dusk.evaluate.bootstrap import RESAMPLES, Difference, PairedItems, paired_bootstrap
@@ -175,6 +175,26 @@ class EvalReport:
                 task: version for entry in model.entries.values() for task, version in entry.versions.items()
             },
         }
+
+
+class Measured(Protocol):
+    """What has scores of one measure."""
+
+    @property
+    def measure(self) -> Hashable:
+        """See `EvalReport.measure`."""
+        ...
+
+
+M = TypeVar("M", bound=Measured)
+
+
+def alike(measured: Iterable[M]) -> list[list[M]]:
+    """Those of one measure side by side."""
+    groups: dict[Hashable, list[M]] = {}
+    for each in measured:
+        groups.setdefault(each.measure, []).append(each)
+    return list(groups.values())
 
 
 def joined(reports: Sequence[EvalReport]) -> EvalReport:

@@ -1,13 +1,13 @@
 """The results files of a run's evaluations: columns, scores, and differences over the same items."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dusk.errors import DataError
 from dusk.evaluate.bootstrap import Difference
-from dusk.evaluate.results import EvalReport, joined, load_report
+from dusk.evaluate.results import EvalReport, alike, joined, load_report
 from dusk.report.reading import Json, finite, mapping, read_object
 from dusk.report.run_folder import Run, Stage
 
@@ -117,14 +117,6 @@ def read_evaluations(run: Run) -> tuple[Evaluation, ...]:
 
     groups = alike(_read_all(run))
     return tuple(_joined(group, place) if len(group) > 1 else group[0] for group in groups)
-
-
-def alike(evaluations: Iterable[Evaluation]) -> list[list[Evaluation]]:
-    """Evaluations of one measure side by side."""
-    groups: dict[Any, list[Evaluation]] = {}
-    for evaluation in evaluations:
-        groups.setdefault(evaluation.measure, []).append(evaluation)
-    return list(groups.values())
 
 
 def _joined(group: Sequence[Evaluation], place: Callable[[ModelScores], int]) -> Evaluation:

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dusk.errors import InputError
-from dusk.evaluate.results import EvalReport
+from dusk.evaluate.results import EvalReport, alike
 from dusk.report.arms import Arms, find_arms
-from dusk.report.evaluations import Evaluation, ModelScores, alike, read_evaluations
+from dusk.report.evaluations import Evaluation, ModelScores, read_evaluations
 from dusk.report.judged import Judged, judged_tables
 from dusk.report.run_folder import Run, Stage, read_run
 from dusk.report.verdict import Verdict, verdict_of
