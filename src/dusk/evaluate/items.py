@@ -161,7 +161,8 @@ class ItemStore:
     def put(self, entry: EntryItems) -> None:
         """Add an entry, or replace the one of its name and its lots; the file is whole before and after."""
         for name in [name for name in self.entries if name.startswith(f"{entry.entry}{_LOT}")]:
-            del self.entries[name], self._members[name]
+            del self.entries[name]
+            self._members.pop(name, None)  # of what is kept in memory alone there is none
         self.entries[entry.entry] = entry
         if self.path is not None:
             self._members[entry.entry] = _member(entry)
