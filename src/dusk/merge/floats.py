@@ -108,10 +108,37 @@ def encode_pairs(values: Array, scratch: NDArray[np.uint8], out: NDArray[np.uint
         else:
             narrow = values
         _round(narrow.view(np.uint32), parts[0])
-        ends = np.maximum.reduce(narrow, axis=None), np.minimum.reduce(narrow, axis=None)  # NaN where one is
-    finite = bool(np.isfinite(ends).all())
-    lower, upper = narrow.view(np.uint32)
+        finite = _are_finite(narrow)
+    _pack(narrow.view(np.uint32), out)
+    return finite
+
+
+def encode_near_pairs(
+    values: NDArray[np.float32], doubt: int, scratch: NDArray[np.uint8], out: NDArray[np.uint32]
+) -> NDArray[np.intp] | None:
+    """As `encode_pairs`, of values that are off by less than `doubt` units in the last place.
+
+    Which elements may be rounded to the wrong side; None where not all are finite.
+    """
+    bits, lower = values.view(np.uint32), scratch.view(np.uint32).reshape(values.shape)
+    np.add(bits, _MIDWAY - np.uint32(doubt), out=bits)  # both ends of the doubt carry or neither,
+    np.bitwise_and(bits, _LOWER, out=lower)
+    open_places = np.flatnonzero(lower >= (1 << 16) - 2 * doubt)  # but for these
+    if not _are_finite(values):
+        return None
+    _pack(bits, out)
+    odd, words = np.divmod(open_places, values.shape[1])
+    return 2 * words + odd
+
+
+def _are_finite(values: NDArray[np.float32]) -> bool:
+    with np.errstate(invalid="ignore"):
+        ends = np.maximum.reduce(values, axis=None), np.minimum.reduce(values, axis=None)  # NaN where one is
+    return bool(np.isfinite(ends).all())
+
+
+def _pack(bits: NDArray[np.uint32], out: NDArray[np.uint32]) -> None:
+    lower, upper = bits
     np.right_shift(lower, _HALF, out=lower)
     np.bitwise_and(upper, _UPPER, out=upper)
     np.bitwise_or(lower, upper, out=out)
-    return finite

@@ -41,17 +41,29 @@ class Piece:
 Combine = Callable[[Piece], Array]
 """From one piece in each model to the merged values; overwrites what it is given."""
 
+Narrow = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class InFloat32:
+    """A faster way for tensors that all models store in bfloat16.
+
+    `combine` gets the values of every model, which it overwrites, and an array like them to work in. What it
+    returns is off by at most `doubt` units in the last place; 0 says that it rounds to bfloat16 as the exact
+    value does. Where a doubt leaves the rounding open, the value is computed again in float64.
+    """
+
+    combine: Callable[[Sequence[Narrow], Narrow], Narrow]
+    doubt: int
+
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """How one tensor is combined: in float64, or in float32 where bfloat16's values then round the same.
-
-    `is_linear` where a method fell back to the weighted mean.
-    """
+    """How one tensor is combined, in float64; `is_linear` where a method fell back to the weighted mean."""
 
     combine: Combine
     is_linear: bool = False
-    float32_suffices: bool = False
+    in_float32: InFloat32 | None = None
 
 
 class Method(Protocol):

@@ -4,15 +4,26 @@ A piece is small enough that what is done to it finds it in the processor's cach
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dusk.checkpoint import TensorEntry
 from dusk.checkpoint.positioned import BLOCK_BYTES, InputFile, page_memory
-from dusk.merge.floats import STORED, Array, all_finite, decode, decode_pairs, encode, encode_pairs
-from dusk.merge.method import Piece
+from dusk.merge.floats import (
+    STORED,
+    Array,
+    all_finite,
+    decode,
+    decode_pairs,
+    encode,
+    encode_near_pairs,
+    encode_pairs,
+)
+from dusk.merge.method import Chosen, Narrow, Piece
 
 PIECE_ELEMENTS = 1 << 17
 _WIDEST_BYTES = 8
@@ -48,16 +59,22 @@ class Lane:
             ]
             yield Piece(start, count, values, paired)
 
-    def store(self, piece: Piece, merged: Array, dtype: str, out: Bytes) -> bool:
-        """Rounds the merged values of a piece into the bytes `out`; whether all are finite.
+    def merge(self, piece: Piece, chosen: Chosen, dtype: str, out: Bytes) -> bool:
+        """Combines a piece and rounds it into the bytes `out`; whether all is finite.
 
-        Overwrites `merged`.
+        A piece of pairs has to be narrow where `chosen` has a way in float32.
         """
-        if piece.paired:
-            return self._store_pairs(merged, out)
-        stored = out.view(STORED[dtype])
-        encode(merged, dtype, stored)
-        return all_finite(stored, dtype)
+        if not piece.paired:
+            stored = out.view(STORED[dtype])
+            encode(chosen.combine(piece), dtype, stored)
+            return all_finite(stored, dtype)
+        words = piece.values[0].shape[1]
+        if out.size == 4 * words and out.ctypes.data % 4 == 0:
+            return self._merge_pairs(piece, chosen, out.view(np.uint32))
+        packed = np.empty(words, np.uint32)
+        finite = self._merge_pairs(piece, chosen, packed)
+        out[:] = packed.view(np.uint8)[: out.size]
+        return finite
 
     def raw(self, index: int, entry: TensorEntry, offset: int, length: int) -> Bytes:
         """Bytes of a tensor of one model as they are stored."""
@@ -86,12 +103,27 @@ class Lane:
         np.copyto(wide, values)
         return wide
 
-    def _store_pairs(self, merged: Array, out: Bytes) -> bool:
-        words = merged.shape[1]
-        scratch = self._scratch[: merged.nbytes]
-        if out.size == 4 * words and out.ctypes.data % 4 == 0:
-            return encode_pairs(merged, scratch, out.view(np.uint32))
-        packed = np.empty(words, np.uint32)
-        finite = encode_pairs(merged, scratch, packed)
-        out[:] = packed.view(np.uint8)[: out.size]
-        return finite
+    def _merge_pairs(self, piece: Piece, chosen: Chosen, out: NDArray[np.uint32]) -> bool:
+        shape, size = piece.values[0].shape, piece.values[0].nbytes
+        if chosen.in_float32 is None:
+            return encode_pairs(chosen.combine(piece), self._scratch[:size], out)
+        spare, scratch = self._scratch[:size].view(np.float32).reshape(shape), self._scratch[size : 2 * size]
+        merged = chosen.in_float32.combine(cast(list[Narrow], piece.values), spare)
+        if not chosen.in_float32.doubt:
+            return encode_pairs(merged, scratch, out)
+        places = encode_near_pairs(merged, chosen.in_float32.doubt, scratch, out)
+        if places is None:  # perhaps only on the way
+            places = np.arange(piece.count)
+        return self._merge_again(piece, chosen, places, out.view(np.uint16))
+
+    def _merge_again(
+        self, piece: Piece, chosen: Chosen, places: NDArray[np.intp], out: NDArray[np.uint16]
+    ) -> bool:
+        """The elements at these places of the piece that was read last, in float64."""
+        values: list[Array] = [np.empty(places.size) for _ in piece.values]
+        for stored, wide in zip(self._stored, values, strict=True):
+            decode(stored.view(np.uint16)[places], "BF16", wide)
+        again = np.empty(places.size, np.uint16)
+        encode(chosen.combine(replace(piece, values=values, paired=False)), "BF16", again)
+        out[places] = again
+        return all_finite(again, "BF16")

@@ -183,13 +183,12 @@ class MergedFiles:
         dtype, size = part.tensor.dtype, STORED[part.tensor.dtype].itemsize
         chosen = self._chosen[part.tensor.name]
         finite, first = True, part.begin // size
-        pieces = lane.pieces(
-            self._entries(part.tensor), first, part.end // size, narrow=chosen.float32_suffices
-        )
+        narrow = chosen.in_float32 is not None
+        pieces = lane.pieces(self._entries(part.tensor), first, part.end // size, narrow=narrow)
         for piece in pieces:
             start = (piece.begin - first) * size
             target = out[start : start + piece.count * size]
-            finite &= lane.store(piece, chosen.combine(piece), dtype, target)
+            finite &= lane.merge(piece, chosen, dtype, target)
         return finite
 
     def _copy_equal(self, part: Part, lane: Lane, out: Bytes) -> None:
