@@ -6,7 +6,7 @@ from typing import Any
 from bench.training_data import CONTEXT
 
 STEPS, WARM_STEPS = 6, 1
-STEP_TOKENS, PASS_TOKENS = 8192, 4096
+STEP_TOKENS, PASS_TOKENS = 8192, 2048
 SETTINGS: dict[str, Any] = {
     "tokens": STEPS * STEP_TOKENS,
     "batch_tokens": STEP_TOKENS,

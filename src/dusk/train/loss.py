@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dusk.train.shapes import filled
+
 IGNORED = -100
 _CHUNK_ELEMENTS = 1 << 20  # logits that exist at once
 
@@ -43,16 +45,17 @@ class _SummedCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=_wide(hidden), device=hidden.device)
         rows = _chunk_rows(head.shape[0])
         for begin in range(0, hidden.shape[0], rows):
-            states, wanted = hidden[begin : begin + rows], labels[begin : begin + rows, None]
-            logits = (states @ weight.T).to(total.dtype)
+            states, wanted = filled(hidden[begin : begin + rows]), labels[begin : begin + rows, None]
+            count = len(wanted)
+            logits = (states @ weight.T)[:count].to(total.dtype)
             logits -= logits.amax(1, keepdim=True)
             total -= logits.gather(1, wanted).sum()
             sums = logits.exp_().sum(1, keepdim=True)
             total += sums.log().sum()
             logits /= sums
             logits.scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=logits.dtype))
-            slope = logits.to(hidden.dtype)
-            torch.mm(slope, weight, out=to_hidden[begin : begin + rows])
+            slope = filled(logits.to(hidden.dtype))
+            to_hidden[begin : begin + rows] = (slope @ weight)[:count]
             if to_head is not None:
                 to_head.add_(slope.T @ states)
         ctx.save_for_backward(to_hidden, None if to_head is None else to_head.to(head.dtype))
@@ -75,8 +78,9 @@ class _LogProbabilities(torch.autograd.Function):
         weight, rows = head.to(hidden.dtype), _chunk_rows(head.shape[0])
         out = torch.empty(hidden.shape[0], dtype=_wide(hidden), device=hidden.device)
         for begin in range(0, hidden.shape[0], rows):
-            logits = (hidden[begin : begin + rows] @ weight.T).to(out.dtype)
-            chosen = logits.gather(1, labels[begin : begin + rows, None])[:, 0]
+            wanted = labels[begin : begin + rows, None]
+            logits = (filled(hidden[begin : begin + rows]) @ weight.T)[: len(wanted)].to(out.dtype)
+            chosen = logits.gather(1, wanted)[:, 0]
             out[begin : begin + rows] = chosen - logits.logsumexp(1)
         return out
 
@@ -88,11 +92,11 @@ class _LogProbabilities(torch.autograd.Function):
         to_hidden = torch.empty_like(hidden)
         to_head = torch.zeros_like(head, dtype=_wide(hidden)) if ctx.needs_input_grad[1] else None
         for begin in range(0, hidden.shape[0], rows):
-            states, wanted = hidden[begin : begin + rows], labels[begin : begin + rows, None]
-            scale = gradient[begin : begin + rows, None]
-            slope = (states @ weight.T).to(scale.dtype).softmax(1).mul_(-scale)
-            slope = slope.scatter_add_(1, wanted, scale).to(hidden.dtype)
-            torch.mm(slope, weight, out=to_hidden[begin : begin + rows])
+            states, wanted = filled(hidden[begin : begin + rows]), labels[begin : begin + rows, None]
+            count, scale = len(wanted), gradient[begin : begin + rows, None]
+            slope = (states @ weight.T)[:count].to(scale.dtype).softmax(1).mul_(-scale)
+            slope = filled(slope.scatter_add_(1, wanted, scale).to(hidden.dtype))
+            to_hidden[begin : begin + rows] = (slope @ weight)[:count]
             if to_head is not None:
                 to_head.add_(slope.T @ states)
         return to_hidden, None if to_head is None else to_head.to(head.dtype), None

@@ -9,12 +9,15 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from dusk.train.attention import packing_of
 from dusk.train.batch import Batch
 from dusk.train.loss import IGNORED, summed_cross_entropy
+from dusk.train.shapes import compiles_by_shape, rows_missing
 
 
 class Objective(Protocol):
@@ -48,13 +51,22 @@ def as_forward(model: PreTrainedModel, function: Callable[[PreTrainedModel, Batc
 
 def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
     """The backbone's last hidden states for a packed batch, (T, D)."""
+    tokens, positions, boundaries = batch["input_ids"], batch["position_ids"], batch["boundaries"]
+    prefixes, count = batch["prefixes"], tokens.shape[1]
+    missing = rows_missing(count) if compiles_by_shape(model.get_output_embeddings().weight) else 0
+    if missing:  # one document more, which nothing is asked of
+        tokens, positions = pad(tokens, (0, missing)), pad(positions, (0, missing))
+        boundaries, prefixes = (
+            torch.cat([boundaries, boundaries[-1:] + missing]),
+            pad(prefixes, (0, 1), value=-1),
+        )
     out = model.get_decoder()(
-        input_ids=batch["input_ids"],
-        position_ids=batch["position_ids"],
+        input_ids=tokens,
+        position_ids=positions,
         use_cache=False,
-        packing=packing_of(batch["boundaries"], batch["prefixes"]),
+        packing=packing_of(boundaries, prefixes),
     )
-    return out.last_hidden_state[0]  # type: ignore[no-any-return]
+    return out.last_hidden_state[0, :count]  # type: ignore[no-any-return]
 
 
 class NextToken:

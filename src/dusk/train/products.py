@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dusk.train.shapes import filled
+
 _CHUNK = 128  # queries whose scores exist at once
 
 
@@ -27,10 +29,11 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value = ctx.saved_tensors
+        whole = ctx.saved_tensors[0].shape
+        query, key, value, gradient = map(filled, (*ctx.saved_tensors, gradients[0]))
         blocks, groups, length, size = key.shape
         shape = (blocks, groups, -1, length, size)  # query heads by the key head that they share
-        queries, outs = (query * ctx.scale).view(shape), gradients[0].reshape(shape)
+        queries, outs = (query * ctx.scale).view(shape), gradient.reshape(shape)
         to_query = torch.empty_like(queries)
         wide = torch.promote_types(key.dtype, torch.float32)  # what is summed over chunks
         to_key, to_value = torch.zeros(key.shape, dtype=wide), torch.zeros(key.shape, dtype=wide)
@@ -48,7 +51,9 @@ class _Attention(torch.autograd.Function):
             to_key[:, :, first:end] += slope.mT @ rows
             to_value[:, :, first:end] += weights.mT @ out
         by_query = to_query.mul_(ctx.scale).view(query.shape)
-        return by_query, to_key.to(key.dtype), to_value.to(value.dtype), None, None
+        by_key, by_value = to_key.to(key.dtype), to_value.to(value.dtype)
+        own = (states[..., : whole[2], :] for states in (by_query, by_key, by_value))
+        return *own, None, None
 
 
 def attention_by_products(
