@@ -96,13 +96,30 @@ def test_subjects_stand_one_by_one(tmp_path):
     folder, run = run_with(tmp_path, {})
     _h6(folder / "scores", {"sft_v3": 0.5, "sft_v4": 0.6})
     (evaluation,) = read_evaluations(run)
-    (breakdown,) = breakdowns_of(run, evaluation)
-    assert (breakdown.label, breakdown.models) == ("MMLU", ("SFT v3", "SFT v4"))
-    assert [(row.label, row.items, row.cells) for row in breakdown.rows] == [
-        ("abstract algebra", 10, (("50.0", False), ("60.0", True))),
-        ("virology", 10, (("50.0", False), ("60.0", True))),
-    ]
-    assert "MMLU, task by task (2)" in report(folder).read_text()
+    (breakdown,) = breakdowns_of(run, evaluation, None)
+    assert (breakdown.label, breakdown.models, breakdown.reference) == (
+        "MMLU",
+        ("SFT v3", "SFT v4"),
+        "SFT v3",
+    )
+    assert [(row.label, row.items) for row in breakdown.rows] == [("abstract algebra", 10), ("virology", 10)]
+    for row in breakdown.rows:
+        first, second = row.cells
+        assert (first.text, first.best, first.noise) == ("50.0", False, None)
+        assert (second.text, second.best, second.noise) == ("60.0", True, True)  # one item of ten
+        assert second.hint.startswith("+10.0 from the reference, 95 % interval 0.0 to +30.0")
+    assert breakdown.by_chance == pytest.approx(0.1)
+    page = report(folder).read_text()
+    assert "MMLU, task by task (2)" in page
+    assert "no difference from SFT v3 within the noise (95 %, the same items)." in page
+
+
+def test_a_subject_that_differs_is_not_grey(tmp_path):
+    folder, run = run_with(tmp_path, {})
+    _h6(folder / "scores", {"sft_v3": 0.1, "sft_v4": 0.9})
+    (evaluation,) = read_evaluations(run)
+    (breakdown,) = breakdowns_of(run, evaluation, None)
+    assert [[cell.noise for cell in row.cells] for row in breakdown.rows] == [[None, False]] * 2
 
 
 def test_a_table_of_what_was_not_evaluated_is_left_out(tmp_path):

@@ -67,7 +67,7 @@ def render(run: Run) -> str:
         judged=judged,
         ablations=ablations_of(run, evaluations),
         sweeps=sweeps_of(run, evaluations),
-        breakdowns=[part for evaluation in evaluations for part in breakdowns_of(run, evaluation)],
+        breakdowns=[part for evaluation in evaluations for part in breakdowns_of(run, evaluation, arms.base)],
     )
 
 

@@ -166,7 +166,7 @@ def against_reference(
     """
     paired = evaluation.difference(reference.name, model.name, column)
     if paired is not None:
-        return paired.low <= 0 <= paired.high, _hint(paired, column)
+        return paired.low <= 0 <= paired.high, difference_in_words(paired, column)
     score, other = model.cells.get(column.label), reference.cells.get(column.label)
     if score is None or other is None or other.stderr is None or score.stderr is None:
         return None, ""
@@ -175,7 +175,8 @@ def against_reference(
     return abs(difference) <= half, f"{plus(difference, column)} \u00b1 {shown(half, column)}, unpaired"
 
 
-def _hint(found: Difference, column: Column) -> str:
+def difference_in_words(found: Difference, column: Column) -> str:
+    """The difference from the reference, with its interval."""
     interval = f"95 % interval {plus(found.low, column)} to {plus(found.high, column)}"
     return f"{plus(found.difference, column)} from the reference, {interval}"
 

@@ -42,7 +42,9 @@ def render_compared(compared: Compared, target: Path) -> str:
         rows=[_row(each, target) for each in compared.runs],
         missing=_missing(compared),
         tables=[score_table(whole, evaluation, compared.base) for evaluation in evaluations],
-        breakdowns=[part for evaluation in evaluations for part in breakdowns_of(whole, evaluation)],
+        breakdowns=[
+            part for evaluation in evaluations for part in breakdowns_of(whole, evaluation, compared.base)
+        ],
         ablations=[
             (each.name, ablation)
             for each in compared.runs
