@@ -326,6 +326,23 @@ def test_a_recipe_with_several_seeds(recipe_file, tmp_path, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert [line.split() for line in lines if "seed" in line] == [["seed", "5"], ["seed", "6"], ["seed", "7"]]
     assert [line.split()[1] for line in lines if line.startswith("one")] == ["kept", "kept", "done"]
+    again = [
+        "run",
+        recipe_file,
+        "--seeds",
+        "2",
+        "--out",
+        tmp_path / "again",
+        "--reuse",
+        tmp_path / "out",
+        "--json",
+    ]
+    assert call(*again) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [[stage["taken_from"] for stage in run["stages"]] for run in told["runs"]] == [
+        ["seed-5"] * len(told["runs"][0]["stages"]),
+        ["seed-5", *["seed-6"] * (len(told["runs"][0]["stages"]) - 1)],
+    ]
 
 
 def test_the_full_demo_makes_a_run_a_seed_and_their_report(recipe_file, tmp_path, monkeypatch, capsys):

@@ -21,7 +21,10 @@ _FULL_SEEDS = 5
 @click.option("--dry-run", is_flag=True, help="say what would be run; data need not be there yet")
 @click.option("--jobs", metavar="N", type=click.IntRange(1), help="stages side by side")
 @click.option(
-    "--reuse", metavar="DIR", multiple=True, help="another run folder; what it has finished alike is copied"
+    "--reuse",
+    metavar="DIR",
+    multiple=True,
+    help="another run folder, or one of seeds; what it has finished alike is copied",
 )
 @click.option("--seed", metavar="N", type=click.IntRange(0), help="in place of the recipe's")
 @click.option(
@@ -150,9 +153,11 @@ def _run(
     recipe: "Recipe", out: str | Path, jobs: int | None, reuse: Sequence[str | Path] = ()
 ) -> "RunReport":
     from dusk.recipe import run as run_recipe
+    from dusk.report.seeds import seed_folders
 
+    others = [run for folder in map(Path, reuse) for run in seed_folders(folder) or [folder]]
     with RunDisplay() as display:
-        return run_recipe(recipe, out, jobs=jobs, reuse=reuse, progress=display)
+        return run_recipe(recipe, out, jobs=jobs, reuse=others, progress=display)
 
 
 def _report(folder: str | Path | Sequence[str], out: str | None = None) -> Path:
