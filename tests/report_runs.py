@@ -1,6 +1,8 @@
 """Run folders with known numbers, for the tests of the report."""
 
+import html
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +15,7 @@ from dusk.evaluate.judged import Grade, JudgedReport
 from dusk.evaluate.results import EvalReport, ModelScores
 from dusk.evaluate.suites import Entry, Suite
 from dusk.layers import LayerMap
+from dusk.report import report
 
 BASE_LEVEL = 2.4
 # the scaled model passes 2.4 in the middle between 400k and 800k tokens: at 600k
@@ -334,3 +337,23 @@ def arms_stages(offset: float) -> list[FakeStage]:
         _pretrain("new_only", "scaled", [(0, 2.5), (1_600_000, 2.41)]),
         replace(scratch, uses=("docs",)),
     ]
+
+
+def write_scored_run(
+    folder: Path, stages: Sequence[FakeStage], *, scores: bool = True, **facts: object
+) -> Path:
+    """As `write_run`, with `SCORES` unless they are not wanted."""
+    write_run(folder, stages, **facts)
+    if scores:
+        write_scores(folder / "scores")
+    return folder
+
+
+def page(folder: Path) -> str:
+    return report(folder).read_text(encoding="utf-8")
+
+
+def sentence(folder: Path) -> str:
+    found = re.search(r'<p class="lede">(.*?)</p>', page(folder), re.DOTALL)
+    assert found
+    return html.unescape(found[1]).replace("\u00a0", " ")

@@ -1,13 +1,17 @@
-"""Tiny random Solar Pro models, and the dictionaries that the reference reads."""
+"""Tiny random Solar Pro models, what the reference reads of them, and what it says of them."""
 
+import json
 import random
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from dusk.skips import Skips
 from dusk.solar_pro import SolarConfig, SolarForCausalLM
+from solar_reference import logits_of
 
 SIZES: dict[str, Any] = {
     "vocab_size": 64,
@@ -66,3 +70,23 @@ def tokens_of(model: SolarForCausalLM, *shape: int, seed: int = 0) -> Tensor:
     return torch.randint(
         2, model.config.vocab_size, shape, generator=torch.Generator().manual_seed(seed)
     )  # 0 pads
+
+
+def difference(found: Tensor, expected: Tensor) -> float:
+    """The largest difference over the largest logit."""
+    return float((found.detach().double() - expected).abs().max() / expected.abs().max())
+
+
+def reference(model: SolarForCausalLM, row: Tensor, **mode: bool) -> Tensor:
+    """The logits of one row by the rule, (T, V)."""
+    return logits_of(row, model.state_dict(), plain(model.config), **mode)
+
+
+def read(folder: Path) -> dict[str, Tensor]:
+    """Every tensor of a folder."""
+    return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    return loaded

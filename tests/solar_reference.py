@@ -75,3 +75,16 @@ def logits_of(
         h = layer_output(i, h, weights, config, positions)
     h = rms_norm(h, weights["model.norm.weight"].double(), config["rms_norm_eps"])
     return h @ weights["lm_head.weight"].double().T
+
+
+def deepened(weights: dict[str, Tensor], source: list[int]) -> dict[str, Tensor]:
+    """The weights of a model whose layers are these of another."""
+    made = {name: tensor for name, tensor in weights.items() if ".layers." not in name}
+    for target, layer in enumerate(source):
+        prefix = f"model.layers.{layer}."
+        made |= {
+            name.replace(prefix, f"model.layers.{target}."): tensor
+            for name, tensor in weights.items()
+            if name.startswith(prefix)
+        }
+    return made

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from dusk.merge import merge
-from test_merge import Tensors, beyond, mean64, sizes_of_terms, slerp64, tensors
+from merge_reference import Tensors, beyond, mean64, sizes_of_terms, slerp64, tensors
 from test_merge_methods import stock64, ties64
 
 FOLDER = os.environ.get("DUSK_BENCH_MERGEKIT")

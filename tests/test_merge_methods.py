@@ -22,7 +22,7 @@ from dusk.merge import merge
 from dusk.merge.dare import key_of, numbers
 from dusk.merge.model_stock import interpolation
 from dusk.merge.selection import kth_largest, lower_counts, magnitude_of, upper_counts
-from test_merge import Tensors, assert_close, layer_of, tensors
+from merge_reference import Tensors, assert_close, layer_of, tensors
 
 Models = Callable[..., Path]
 Copy = Callable[..., Path]

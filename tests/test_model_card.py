@@ -8,6 +8,8 @@ from huggingface_hub import ModelCard
 
 from dusk.checkpoint import Manifest, Source, card_text, write_manifest
 from dusk.errors import CheckpointError, DataError
+from dusk.merge import merge
+from dusk.scale import scale
 
 
 def _results(path: Path, folder: Path) -> Path:
@@ -96,3 +98,17 @@ def test_scores_of_other_models_are_refused(folder: Path, tmp_path: Path) -> Non
         card_text(folder, scores=results)
     with pytest.raises(CheckpointError, match=r"no dusk\.json"):
         card_text(tmp_path / "base", scores=results)
+
+
+def test_a_shipped_model_is_named_in_the_text_and_is_no_base_that_the_hub_has(tmp_path: Path) -> None:
+    scale("dusk:constant", tmp_path / "deeper", drop=2)
+    card = ModelCard((tmp_path / "deeper" / "README.md").read_text())
+    assert card.data.base_model is None
+    assert "base_model" not in card.content
+    assert "- `dusk:constant`, `sha256:" in card.text
+    merge(["dusk:constant", "dusk:decayed"], tmp_path / "merged")
+    card = ModelCard((tmp_path / "merged" / "README.md").read_text())
+    assert "base_model" not in card.content
+    assert "- `dusk:decayed`, `sha256:" in card.text
+    scale(tmp_path / "merged", tmp_path / "grown", drop=2)
+    assert ModelCard((tmp_path / "grown" / "README.md").read_text()).data.base_model == ["merged"]

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -98,17 +99,20 @@ def test_files_hold_what_a_store_in_memory_holds_for_every_size_of_chunk(
     assert kind == "text" or counts.left_out
 
 
+_HEAD = (
+    "import fcntl, os, resource, signal, sys\nfrom pathlib import Path\nfrom tokenizers import Tokenizer\n"
+    "from dusk.data import stores\nfrom dusk.data.encode import TextTokenizer\n"
+    "from dusk.data.token_files import TokenWriter\n"
+    "reading = stores.Texts(TextTokenizer(Tokenizer.from_file(sys.argv[1]), eos=1), 32)\n"
+    "cache, files = stores.TokenCache(Path(sys.argv[2])), [Path(file) for file in sys.argv[3:]]\n"
+)
+"""Where scripts begin: `files`, `reading` and `cache` are at hand."""
+
+
 def script(lines: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run lines of Python with `files`, `reading` and `cache` at hand."""
-    head = (
-        "import os, resource, signal, sys\nfrom pathlib import Path\nfrom tokenizers import Tokenizer\n"
-        "from dusk.data import stores\nfrom dusk.data.encode import TextTokenizer\n"
-        "from dusk.data.token_files import TokenWriter\n"
-        "reading = stores.Texts(TextTokenizer(Tokenizer.from_file(sys.argv[1]), eos=1), 32)\n"
-        "cache, files = stores.TokenCache(Path(sys.argv[2])), [Path(file) for file in sys.argv[3:]]\n"
-    )
+    """Run lines of Python behind `_HEAD`."""
     return subprocess.run(
-        [sys.executable, "-c", head + lines, *map(str, arguments)],
+        [sys.executable, "-c", _HEAD + lines, *map(str, arguments)],
         env=kept_environment() | environment,
         capture_output=True,
         text=True,
@@ -160,6 +164,75 @@ def test_a_killed_build_leaves_nothing_that_passes_for_whole(tokenizer: Path, tm
     folder = TokenCache(cache).made(files, reading)
     assert_equal(TokenCache.opened(folder)[0], stores.build(files, reading)[0])
     assert [entry.name for entry in cache.iterdir()] == [folder.name]
+
+
+_FIRST = """
+before = TokenWriter.append
+def append(self, documents):
+    print("writes", flush=True)
+    sys.stdin.readline()
+    before(self, documents)
+TokenWriter.append = append
+print(cache.made(files, reading))
+"""
+
+_SECOND = """
+before = fcntl.flock
+def flock(*given):
+    print("locks", flush=True)
+    before(*given)
+fcntl.flock = flock
+appended = TokenWriter.append
+def append(self, documents):
+    print("writes", flush=True)
+    appended(self, documents)
+TokenWriter.append = append
+print(cache.made(files, reading))
+"""
+
+
+@pytest.mark.parametrize("first", ["goes on", "is killed"])
+def test_of_two_that_start_together_one_writes_and_both_have_it(first: str, tokenizer: Path, tmp_path: Path):
+    files, cache = data(tmp_path, "text"), tmp_path / "cache"
+
+    def started(lines: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", _HEAD + lines, *map(str, (tokenizer, cache, *files))]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        return subprocess.Popen(command, env=kept_environment(), text=True, **pipes)
+
+    with started(_FIRST) as writer:
+        assert writer.stdout.readline() == "writes\n"
+        with started(_SECOND) as other:
+            assert other.stdout.readline() == "locks\n"
+            writer.kill() if first == "is killed" else writer.stdin.close()
+            told, others = writer.stdout.read().split(), other.stdout.read().split()
+    (folder,) = cache.iterdir()
+    assert told[-1:] == ([] if first == "is killed" else [str(folder)])
+    assert others[-1] == str(folder)
+    assert ("writes" in others) == (first == "is killed")
+    assert_equal(TokenCache.opened(folder)[0], stores.build(files, readings(tokenizer)["text"])[0])
+
+
+def test_what_another_process_has_made_meanwhile_is_taken(
+    tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As where there are no locks: the other's store is there when ours is to be renamed."""
+    cache, files, reading = (
+        TokenCache(tmp_path / "cache"),
+        data(tmp_path, "text"),
+        readings(tokenizer)["text"],
+    )
+    write = TokenCache._write
+
+    def overtaken(folder: Path, *given: Any) -> None:
+        write(folder, *given)
+        shutil.copytree(folder, folder.with_suffix(""))
+        (folder / "meta.json").unlink()
+
+    monkeypatch.setattr(TokenCache, "_write", staticmethod(overtaken))
+    folder = cache.made(files, reading)
+    assert_equal(cache.opened(folder)[0], stores.build(files, reading)[0])
+    assert list(cache.folder.iterdir()) == [folder]
 
 
 def test_a_build_that_fails_leaves_nothing(tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -12,10 +12,11 @@
         └── RecipeError        a recipe that cannot be run
 
 A message says who, what and why; `problems` lists every fault of one input at once; `remedy` says
-what to do about them.
+what to do about them. `Faults` gathers those of several inputs into one error.
 """
 
 from collections.abc import Sequence
+from types import TracebackType
 
 
 class DuskError(Exception):
@@ -30,7 +31,8 @@ class DuskError(Exception):
         super().__init__(message)
 
     def __str__(self) -> str:
-        lines = [self.message, *(f"  - {problem}" for problem in self.problems)]
+        listed = (problem.replace("\n", "\n    ") for problem in self.problems)  # one may have several lines
+        lines = [self.message, *(f"  - {problem}" for problem in listed)]
         if self.remedy:
             lines.append(f"{'What to do: ' if self.problems else ''}{self.remedy}")
         return "\n".join(lines)
@@ -77,3 +79,45 @@ class SettingError(InputError):
 
 class RecipeError(InputError):
     """A recipe that cannot be run."""
+
+
+class Faults:
+    """The faults of several inputs: each input is looked at in a `with` of its own, then all faults are told.
+
+        faults = Faults()
+        for model in models:
+            with faults:
+                opened.append(open_checkpoint(model))
+        faults.raise_any(f"{len(faults)} of {len(models)} models cannot be opened")
+
+    Errors of `kind` are faults; any other goes on its way. `len` is the number of inputs that have one.
+    """
+
+    def __init__(self, kind: type[InputError] = InputError) -> None:
+        self._kind = kind
+        self._errors: list[InputError] = []
+
+    def __len__(self) -> int:
+        return len(self._errors)
+
+    def __enter__(self) -> None:
+        """Look at the next input."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if not isinstance(error, self._kind):
+            return False
+        self._errors.append(error)
+        return True
+
+    def raise_any(self, message: str) -> None:
+        """Raises a single fault as it is, several as one error of `kind` with this message.
+
+        What several inputs say alike is told once.
+        """
+        told = list(dict.fromkeys(str(error) for error in self._errors))
+        if len(told) == 1:
+            raise self._errors[0]
+        if told:
+            raise self._kind(message, problems=told)

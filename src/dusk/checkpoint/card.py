@@ -9,6 +9,7 @@ from typing import Any
 from dusk.checkpoint.folder import CONFIG_FILE, read_json_object
 from dusk.checkpoint.manifest import Manifest, Source, read_manifest
 from dusk.checkpoint.model_index import model_index
+from dusk.checkpoint.shipped import names_shipped
 from dusk.errors import CheckpointError
 from dusk.layers import LayerMap
 
@@ -140,7 +141,12 @@ def _common_license(inputs: tuple[Source, ...]) -> str | None:
 
 
 def _model_name(source: Source) -> str | None:
-    """The name for `base_model`: a hub id without its revision, or the last part of a path."""
+    """The name for `base_model`: a hub id without its revision, or the last part of a path.
+
+    None for a model that comes with dusk, which the hub does not have under any name.
+    """
+    if names_shipped(source.name):
+        return None
     name = source.name.partition("@")[0]
     if name.count("/") != 1 or name.startswith((".", "/")):
         name = Path(source.path).name

@@ -28,13 +28,15 @@ class OutputFolder:
     and a failure keeps what was done; without, each run starts empty and a failure leaves nothing.
 
     Entering raises `SettingError` when OUT exists, `OutputError` when another process is writing it or
-    the disk refuses. A full or failing disk inside the context becomes an `OutputError`.
+    the disk refuses. With `waits` it waits for the other process instead, and raises `SettingError` when that
+    has made OUT. A full or failing disk inside the context becomes an `OutputError`.
     """
 
-    def __init__(self, out: str | Path, resume_key: str | None = None) -> None:
+    def __init__(self, out: str | Path, resume_key: str | None = None, *, waits: bool = False) -> None:
         self.out = Path(out)
         self.path = Path(f"{self.out}.partial")
         self.resume_key = resume_key
+        self.waits = waits
         self.resumed = False
         self._lock: int | None = None
         self._committed = False
@@ -103,7 +105,7 @@ class OutputFolder:
             except FileNotFoundError:
                 continue
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_EX if self.waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.close(lock)
                 raise OutputError(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dusk.cli.terminal import duration, show_json
-from dusk.errors import InputError, SettingError
+from dusk.errors import Faults, InputError, SettingError
 from dusk.use.conversation import Conversation
 from dusk.use.sampling import Sampling
 
@@ -98,20 +98,14 @@ def _require(chosen: "Sequence[tuple[str, str | None]]") -> None:
     from dusk.checkpoint import open_checkpoint, require_fit  # lazy: numpy
     from dusk.scale.choice import choose_map
 
-    errors = {}
+    faults = Faults()
     for model, spec in chosen:
-        try:
+        with faults:
             checkpoint = open_checkpoint(model)
             require_fit(checkpoint)
             if spec is not None:
                 choose_map(checkpoint, drop=None, to=None, params=None, layers=spec, fresh="copy")
-        except InputError as error:
-            errors[str(error)] = error  # of several maps of one model that is not there, one
-    if len(errors) == 1:
-        raise next(iter(errors.values()))
-    if errors:
-        told = [f"{error.message} {'; '.join(error.problems)}".rstrip() for error in errors.values()]
-        raise SettingError("these are not there to talk to:", problems=told)
+    faults.raise_any("these are not there to talk to:")
 
 
 def _piped() -> str | None:

@@ -30,7 +30,7 @@ from dusk.data.packing import TokenDocument, TokenStore, build_store, cut
 from dusk.data.readers import read_rows
 from dusk.data.templates import Message
 from dusk.data.token_files import FORMAT, TokenWriter, open_tokens
-from dusk.errors import DataError
+from dusk.errors import DataError, SettingError
 
 _ROWS_AT_ONCE = 1000  # tokenizers are much faster on many texts
 _CHARACTERS_AT_ONCE = 4_000_000  # but books are as large as thousands of rows
@@ -181,9 +181,11 @@ class TokenCache:
     def made(self, files: Sequence[Path], reading: Reading) -> Path:
         """The folder of the store of these files, made if it is not there: whole or not at all.
 
+        While another process is making it, this waits, and makes it only if the other fails.
+
         Raises:
             DataError: as `build`.
-            OutputError: another process is making it, or the disk refuses.
+            OutputError: the disk refuses.
         """
         key = reading.key() | {
             "format": FORMAT,
@@ -192,9 +194,13 @@ class TokenCache:
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
         folder = self.folder / f"{reading.name}-{digest}"
         if not folder.exists():
-            with OutputFolder(folder) as output:
-                self._write(output.path, files, reading, key)
-                output.commit()
+            try:
+                with OutputFolder(folder, waits=True) as output:
+                    self._write(output.path, files, reading, key)
+                    output.commit()
+            except SettingError:
+                if not folder.exists():  # else another process was faster, and its store is the same
+                    raise
         return folder
 
     @staticmethod

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from dusk.checkpoint import resolve
-from dusk.errors import DuskError, InputError, SettingError
+from dusk.errors import Faults, SettingError
 
 Models = str | Path | Sequence[str | Path] | Mapping[str, str | Path]
 
@@ -27,18 +27,12 @@ def name_models(models: Models) -> dict[str, str | Path]:
 
 def model_folders(named: Mapping[str, str | Path], check: Callable[[Path], object]) -> dict[str, Path]:
     """Each model's folder, looked at by `check`; raises the errors of all models at once."""
-    folders, problems = {}, []
+    folders, faults = {}, Faults()
     for name, model in named.items():
-        try:
+        with faults:
             folders[name] = resolve(model)
             check(folders[name])
-        except DuskError as error:
-            problems.append(error)
-    if len(problems) == 1:
-        raise problems[0]
-    if problems:
-        told = [str(problem) for problem in problems]
-        raise InputError(f"{len(told)} of {len(named)} models cannot be evaluated", problems=told)
+    faults.raise_any(f"{len(faults)} of {len(named)} models cannot be evaluated")
     return folders
 
 

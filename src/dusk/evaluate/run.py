@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from dusk.checkpoint import installed_versions, open_checkpoint
-from dusk.errors import DataError, InputError, SettingError
+from dusk.errors import DataError, Faults, InputError, SettingError
 from dusk.evaluate.digest import digest_of, model_digest
 from dusk.evaluate.items import EntryItems, ItemStore, joined, lot_name
 from dusk.evaluate.local_tasks import task_folder, write_local_task
@@ -178,17 +178,11 @@ def _prepare_all(
     versions: dict[str, str],
 ) -> list[_Work]:
     """Every entry ready to run; if data are missing, all that are missing are told at once."""
-    work, missing = [], []
+    work, missing = [], Faults(DataError)
     for entry in entries:
-        try:
+        with missing:
             work.append(_prepare(entry, data, scratch, settings, versions))
-        except DataError as error:
-            missing.append(error)
-    if len(missing) == 1:
-        raise missing[0]
-    if missing:
-        told = [f"{error.message}\n    {error.remedy}".rstrip() for error in missing]
-        raise DataError(f"data are missing for {len(missing)} of {len(entries)} tasks", problems=told)
+    missing.raise_any(f"data are missing for {len(missing)} of {len(entries)} tasks")
     return work
 
 

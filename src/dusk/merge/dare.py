@@ -75,13 +75,11 @@ class Dare(Unmeasured):
 def _combine(
     piece: Piece, weights: Sequence[float], keys: Sequence[NDArray[np.uint64]], density: float
 ) -> Array:
-    flat = [value.reshape(-1) for value in piece.values]
-    stays = [kept(piece, key, density).reshape(-1) for key in keys]
-    for part in slices(flat[0].size):
-        *models, base = (value[part] for value in flat)
+    stays = [kept(piece, key, density) for key in keys]
+    for (*models, base), staying in zip(slices(piece.values), slices(stays), strict=True):
         total = np.zeros_like(base)
-        for model, weight, stay in zip(models, weights, stays, strict=True):
-            np.multiply(np.subtract(model, base, out=model), stay[part].astype(float), out=model)
+        for model, weight, stay in zip(models, weights, staying, strict=True):
+            np.multiply(np.subtract(model, base, out=model), stay.astype(float), out=model)
             np.add(total, np.multiply(model, weight, out=model), out=total)
         np.add(base, total, out=base)
     return piece.values[-1]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from dusk.merge.floats import Array
 
 Totals = NDArray[Any]
+Kind = TypeVar("Kind", bound=np.generic)
 
 _SLICE_ELEMENTS = 1 << 13
 
@@ -93,10 +94,11 @@ class Unmeasured:
         raise NotImplementedError
 
 
-def slices(size: int) -> Iterator[slice]:
-    """The slices of arrays so short that what is computed on the way costs no new pages of memory."""
-    for begin in range(0, size, _SLICE_ELEMENTS):
-        yield slice(begin, begin + _SLICE_ELEMENTS)
+def slices(values: Sequence[NDArray[Kind]]) -> Iterator[list[NDArray[Kind]]]:
+    """Arrays of one size, by slices so short that what is computed on the way costs no new pages of memory."""
+    flat = [value.reshape(-1) for value in values]
+    for begin in range(0, flat[0].size, _SLICE_ELEMENTS):
+        yield [value[begin : begin + _SLICE_ELEMENTS] for value in flat]
 
 
 def added(totals: Sequence[Totals]) -> Totals:

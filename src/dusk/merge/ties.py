@@ -86,9 +86,7 @@ class Ties:
         return max(1, int(at(self.density, tensor.place) * tensor.elements))
 
     def _combine(self, piece: Piece, least: Sequence[np.float32], weights: Sequence[float]) -> Array:
-        flat = [value.reshape(-1) for value in piece.values]
-        for part in slices(flat[0].size):
-            *models, base = (value[part] for value in flat)
+        for *models, base in slices(piece.values):
             kept = [
                 trimmed(np.subtract(model, base, out=model), bound)
                 for model, bound in zip(models, least, strict=True)

@@ -13,7 +13,7 @@ def token_store(files: Sequence[Path], reading: Reading, cache: str | None) -> t
 
     Raises:
         DataError: rows that cannot be used, or none is left.
-        OutputError: another process is making the same store, or the disk refuses.
+        OutputError: the disk refuses.
     """
     if cache is None:
         return build(files, reading)

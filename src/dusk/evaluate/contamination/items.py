@@ -7,7 +7,7 @@ from pathlib import Path
 from dusk.data.benchmarks import read_benchmark, row_texts
 from dusk.data.files import SUFFIXES
 from dusk.data.readers import read_rows
-from dusk.errors import DataError
+from dusk.errors import DataError, Faults
 from dusk.evaluate.suites import nearest
 
 TASKS = {
@@ -25,17 +25,11 @@ _LEAST_WORDS = 3  # a shorter text has nothing to continue
 
 def task_files(tasks: Sequence[str], data: Path | None) -> list[tuple[str, Path]]:
     """What each task is called, and its file; raises DataError with every task that has none."""
-    found, problems = [], []
+    found, faults = [], Faults(DataError)
     for task in tasks:
-        try:
+        with faults:
             found.append(task_file(task, data))
-        except DataError as error:
-            problems.append(error)
-    if len(problems) == 1:
-        raise problems[0]
-    if problems:
-        told = [f"{error.message} {error.remedy}" for error in problems]
-        raise DataError(f"{len(told)} of {len(tasks)} tasks cannot be tested", problems=told)
+    faults.raise_any(f"{len(faults)} of {len(tasks)} tasks cannot be tested")
     return found
 
 
