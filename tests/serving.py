@@ -18,12 +18,12 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(command: Sequence[str], log: Path) -> Iterator[str]:
-    """The address of `python COMMAND --host 127.0.0.1 --port N`, once it is up."""
+def serving(command: Sequence[str], log: Path, more: Sequence[str] = ()) -> Iterator[str]:
+    """The address of `python COMMAND --host 127.0.0.1 --port N MORE`, once it is up."""
     port = free_port()
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, *command, "--host", "127.0.0.1", "--port", str(port)],
+            [sys.executable, *command, "--host", "127.0.0.1", "--port", str(port), *more],
             stdout=output,
             stderr=output,
             env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},

@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from openai import NotFoundError, OpenAI
 from transformers import AutoModelForCausalLM
 
 import dusk
 from dusk import solar_pro
-from use_models import FAMILIES, scaled_model
+from serving import serving
+from use_models import ANSWERS, FAMILIES, scaled_model, tuned_model
 
 ENVIRONMENT = os.environ.get("DUSK_VLLM", "")
 pytestmark = pytest.mark.skipif(not ENVIRONMENT, reason="DUSK_VLLM names no environment: docs/use.md")
@@ -82,3 +84,36 @@ def test_solar_pro_by_vllm_s_own_class(tmp_path: Path):
     plain = scaled_model(tmp_path / "plain", model_type="llama", **SIZES)
     dusk.scale(plain, tmp_path / "none", layers="0-3,2-5", architecture="solar-pro", skips="none")
     assert greedy(tmp_path / "none") != found["made"]
+
+
+def test_dusk_serve_starts_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The command becomes vLLM's server; the name, the template and the end of an answer are the folder's."""
+    tuned = str(tuned_model(tmp_path, head_dim=32))
+    for name, value in SETTINGS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PATH", f"{ENVIRONMENT}/bin", prepend=os.pathsep)
+    small = [
+        "--enforce-eager",
+        "--max-model-len",
+        "96",
+        "--max-num-seqs",
+        "4",
+        "--gpu-memory-utilization",
+        "0.2",
+    ]
+    command = ["-m", "dusk", "serve", tuned, "--engine", "vllm"]
+    with (
+        serving(command, tmp_path / "log.txt", ["--", *small]) as address,
+        OpenAI(base_url=address, api_key="none", max_retries=0) as client,
+    ):
+        assert [model.id for model in client.models.list()] == [tuned]
+        for asked, said in ANSWERS.items():
+            messages: Any = [{"role": "user", "content": asked}]
+            request: Any = {"model": tuned, "messages": messages, "max_tokens": 60, "temperature": 0}
+            answer = client.chat.completions.create(**request).choices[0]
+            assert (answer.message.content, answer.finish_reason) == (said, "stop")
+            parts = [part.choices[0] for part in client.chat.completions.create(**request, stream=True)]
+            assert "".join(part.delta.content or "" for part in parts) == said
+            assert parts[-1].finish_reason == "stop"
+        with pytest.raises(NotFoundError):
+            client.chat.completions.create(**request | {"model": "gpt-4"})
