@@ -1,13 +1,16 @@
 """`evaluate`: models times entries of a suite, each measured once and kept."""
 
 import json
+import os
 import re
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from dusk.checkpoint import installed_versions, open_checkpoint
 from dusk.errors import DataError, InputError, SettingError
@@ -21,7 +24,7 @@ from dusk.evaluate.suites import Entry, load_suite, nearest
 
 if TYPE_CHECKING:
     from dusk.evaluate.harness import LoadedTasks
-    from dusk.evaluate.model import HarnessModel
+    from dusk.evaluate.watched import WatchedModel
 
 Progress = Callable[[float, float, str], None]
 
@@ -113,7 +116,8 @@ def evaluate(
         chosen.add_bos_token,
         None if backend == "hf" else backend,
     )
-    versions = installed_versions("lm_eval", "torch", "transformers")
+    engines = ["vllm"] if backend == "vllm" else []
+    versions = installed_versions("lm_eval", "torch", "transformers", *engines)
     report = EvalReport(chosen, settings.to_json(), versions)
     target = Path(out) if out is not None else None
     kept = _earlier_models(report, target)
@@ -151,6 +155,8 @@ def _check(limit: int | None, batch_size: int | str | None, jobs: int, backend: 
         raise SettingError(f"backend {backend}: there are hf and vllm")
     if backend == "vllm" and jobs > 1:
         raise SettingError("backend vllm: takes one model at a time", remedy="Leave --jobs out.")
+    if backend == "vllm" and find_spec("vllm") is None:
+        raise _absent("vllm")
     if jobs < 1:
         raise SettingError(f"jobs {jobs}: at least one model is evaluated at a time")
 
@@ -238,50 +244,61 @@ def _evaluate_model(
     file = items_folder(out) / f"{stem}-{digest}.jsonl.gz" if out else None
     store = ItemStore(file)
     entries: dict[str, EntryItems] = {}
-    loaded: HarnessModel | None = None
-    for each in work:
-        label = f"{name}: {each.entry.task}"
-        found = store.get(each.entry.task, each.fingerprint)
-        if found is None:
-            loaded = loaded or _load(folder, settings)
-            found = _measure(loaded, each, settings, store, partial(tell, label))
-            _check_columns(each.entry, found)
-            store.put(found)
-        entries[each.entry.task] = found
-        tell(label, each.items)
+    with ExitStack() as until_measured:
+        loaded: WatchedModel | None = None
+        for each in work:
+            label = f"{name}: {each.entry.task}"
+            found = store.get(each.entry.task, each.fingerprint)
+            if found is None:
+                if loaded is None:
+                    loaded = _load(folder, settings)
+                    until_measured.callback(loaded.release)
+                found = _measure(loaded, each, settings, store, partial(tell, label))
+                _check_columns(each.entry, found)
+                store.put(found)
+            entries[each.entry.task] = found
+            tell(label, each.items)
     return ModelScores(name, given, digest, entries, file)
 
 
-def _load(folder: Path, settings: _Settings) -> "HarnessModel":
+def _load(folder: Path, settings: _Settings) -> "WatchedModel":
     harness, model = _engine(None)
     if settings.backend == "vllm":
         return _load_vllm(folder, settings)
     with harness.quiet(offline=True):
-        loaded: HarnessModel = model.load_model(
+        loaded: WatchedModel = model.load_model(
             folder, device=settings.device, dtype=settings.dtype, batch_size=settings.batch_size
         )
         loaded.add_bos_token = settings.add_bos_token
     return loaded
 
 
-def _load_vllm(folder: Path, settings: _Settings) -> "HarnessModel":
-    try:
-        from dusk.evaluate.vllm_model import load_vllm
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"backend vllm: {error.name} is not installed", remedy="pip install vllm, or leave --backend out."
-        ) from error
-    loaded = load_vllm(
-        folder,
-        dtype=settings.dtype,
-        batch_size=settings.batch_size,
-        add_bos_token=settings.add_bos_token,
+def _load_vllm(folder: Path, settings: _Settings) -> "WatchedModel":
+    harness, _ = _engine(None)
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # where its processes tell why they ended
+    with harness.quiet(offline=True):
+        try:
+            from dusk.evaluate.vllm_model import load_vllm
+        except ModuleNotFoundError as error:
+            raise _absent(str(error.name)) from error
+        loaded: WatchedModel = load_vllm(
+            folder,
+            device=settings.device,
+            dtype=settings.dtype,
+            batch_size=settings.batch_size,
+            add_bos_token=settings.add_bos_token,
+        )
+    return loaded
+
+
+def _absent(package: str) -> InputError:
+    return InputError(
+        f"backend vllm: {package} is not installed", remedy="pip install vllm, or leave --backend out."
     )
-    return cast("HarnessModel", loaded)
 
 
 def _measure(
-    loaded: "HarnessModel", work: _Work, settings: _Settings, store: ItemStore, tell: Callable[[float], None]
+    loaded: "WatchedModel", work: _Work, settings: _Settings, store: ItemStore, tell: Callable[[float], None]
 ) -> EntryItems:
     """An entry's tasks in lots, each kept when it is done, if there are several; `tell` gets the items done."""
     harness, _ = _engine(None)
@@ -307,7 +324,7 @@ def _tell_share(tell: Callable[[float], None], before: int, items: int, share: f
 
 
 def _run(
-    loaded: "HarnessModel",
+    loaded: "WatchedModel",
     work: _Work,
     lot: "LoadedTasks",
     settings: _Settings,
