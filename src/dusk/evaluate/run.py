@@ -1,14 +1,12 @@
 """`evaluate`: models times entries of a suite, each measured once and kept."""
 
 import json
-import os
 import re
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +14,7 @@ from dusk.checkpoint import installed_versions, open_checkpoint
 from dusk.errors import DataError, InputError, SettingError
 from dusk.evaluate.digest import digest_of, model_digest
 from dusk.evaluate.items import EntryItems, ItemStore, joined, lot_name
+from dusk.evaluate.loading import load_by_transformers, load_by_vllm, require_vllm
 from dusk.evaluate.local_tasks import task_folder, write_local_task
 from dusk.evaluate.naming import Models, model_folders, name_models
 from dusk.evaluate.results import EvalReport, ModelScores, items_folder, load_report
@@ -155,8 +154,8 @@ def _check(limit: int | None, batch_size: int | str | None, jobs: int, backend: 
         raise SettingError(f"backend {backend}: there are hf and vllm")
     if backend == "vllm" and jobs > 1:
         raise SettingError("backend vllm: takes one model at a time", remedy="Leave --jobs out.")
-    if backend == "vllm" and find_spec("vllm") is None:
-        raise _absent("vllm")
+    if backend == "vllm":
+        require_vllm()
     if jobs < 1:
         raise SettingError(f"jobs {jobs}: at least one model is evaluated at a time")
 
@@ -262,38 +261,13 @@ def _evaluate_model(
 
 
 def _load(folder: Path, settings: _Settings) -> "WatchedModel":
-    harness, model = _engine(None)
-    if settings.backend == "vllm":
-        return _load_vllm(folder, settings)
-    with harness.quiet(offline=True):
-        loaded: WatchedModel = model.load_model(
-            folder, device=settings.device, dtype=settings.dtype, batch_size=settings.batch_size
-        )
-        loaded.add_bos_token = settings.add_bos_token
-    return loaded
-
-
-def _load_vllm(folder: Path, settings: _Settings) -> "WatchedModel":
-    harness, _ = _engine(None)
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # where its processes tell why they ended
-    with harness.quiet(offline=True):
-        try:
-            from dusk.evaluate.vllm_model import load_vllm
-        except ModuleNotFoundError as error:
-            raise _absent(str(error.name)) from error
-        loaded: WatchedModel = load_vllm(
-            folder,
-            device=settings.device,
-            dtype=settings.dtype,
-            batch_size=settings.batch_size,
-            add_bos_token=settings.add_bos_token,
-        )
-    return loaded
-
-
-def _absent(package: str) -> InputError:
-    return InputError(
-        f"backend vllm: {package} is not installed", remedy="pip install vllm, or leave --backend out."
+    load = load_by_vllm if settings.backend == "vllm" else load_by_transformers
+    return load(
+        folder,
+        device=settings.device,
+        dtype=settings.dtype,
+        batch_size=settings.batch_size,
+        add_bos_token=settings.add_bos_token,
     )
 
 
