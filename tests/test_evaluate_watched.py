@@ -32,6 +32,10 @@ class StandIn(TemplateLM):
     def tok_encode(self, string: str, **_: Any) -> list[str]:
         return string.split()
 
+    @staticmethod
+    def modify_gen_kwargs(gen_kwargs: dict[str, Any]) -> dict[str, Any]:
+        return gen_kwargs
+
     def _model_generate(self, requests: Any) -> None:
         if "fault" in str(requests):
             raise RuntimeError("the engine is gone")
@@ -92,7 +96,7 @@ def test_vllm_gets_what_suits_the_device(folder: Path, on: Any):
     """On a CPU float32 and a cache of its own size; on a GPU the type that the checkpoint has."""
     cpu = on("cpu").load_vllm(folder, device="cpu", **HOW)
     shared = {"pretrained": str(folder), "add_bos_token": False, "batch_size": 1024, "max_model_len": -1}
-    shared |= {"max_num_batched_tokens": 2048}
+    shared |= {"max_num_batched_tokens": 2048, "use_tqdm_on_load": False}
     assert cpu.options == shared | {
         "dtype": "float32",
         "enforce_eager": True,
@@ -104,6 +108,13 @@ def test_vllm_gets_what_suits_the_device(folder: Path, on: Any):
     assert gpu.options == shared | {"dtype": "bfloat16", "batch_size": 8}
     with pytest.raises(SettingError, match="device cuda:1: the vLLM that is installed runs on cuda"):
         on("cuda").load_vllm(folder, device="cuda:1", **HOW)
+
+
+def test_vllm_is_greedy_unless_a_task_draws(on: Any):
+    asked = on("cpu").VllmModel.modify_gen_kwargs
+    assert asked({"until": ["."]}) == {"until": ["."], "do_sample": False}
+    for told in ({"temperature": 0.7}, {"do_sample": True}):
+        assert asked(told) == told
 
 
 def test_vllm_s_faults_are_told(folder: Path, on: Any):

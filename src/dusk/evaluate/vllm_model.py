@@ -37,6 +37,14 @@ class VllmModel(WatchedModel, VLLM):  # type: ignore[misc]  # the harness is unt
         """Two fewer than transformers scores: vLLM takes in the last token, too, and makes one more."""
         return int(self.max_length) - 1
 
+    @staticmethod
+    def modify_gen_kwargs(gen_kwargs: dict[str, Any], *args: Any, **options: Any) -> Any:
+        """As the harness's; greedy where a task says nothing, which the harness leaves to vLLM: it would draw."""
+        told = "temperature" in gen_kwargs or "do_sample" in gen_kwargs
+        return VLLM.modify_gen_kwargs(
+            gen_kwargs if told else gen_kwargs | {"do_sample": False}, *args, **options
+        )
+
     def _model_generate(self, *args: Any, **options: Any) -> Any:
         try:
             return super()._model_generate(*args, **options)
@@ -75,6 +83,7 @@ def load_vllm(
             batch_size=batch_size if isinstance(batch_size, int) else _REQUESTS,
             add_bos_token=add_bos_token,
             max_num_batched_tokens=_STEP_TOKENS,
+            use_tqdm_on_load=False,
             **_options(device),
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
