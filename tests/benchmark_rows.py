@@ -117,14 +117,14 @@ def write(folder, subjects):
     return folder
 
 
-def save_model(folder, *, context=4096, seed=0):
-    """A random Llama of one layer with the shipped base's tokenizer, which puts BOS in front."""
+def save_model(folder, *, context=4096, seed=0, hidden_size=32):
+    """A random Llama of one layer and two heads with the shipped base's tokenizer, which puts BOS in front."""
     tokenizer = AutoTokenizer.from_pretrained(BASE)
     tokenizer.model_max_length = context
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=32,
+        hidden_size=hidden_size,
         intermediate_size=48,
         num_hidden_layers=1,
         num_attention_heads=2,

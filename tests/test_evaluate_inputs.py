@@ -1,8 +1,6 @@
 """What evaluation says about wrong input, and which results may stand in one file."""
 
 import json
-import sys
-import types
 from importlib.util import find_spec
 
 import pytest
@@ -173,28 +171,3 @@ def test_vllm_is_asked_for_where_it_is_not_installed(folders, suite, data):
         evaluate(folders, suite=suite, data=data, backend="vllm", jobs=2)
     with pytest.raises(SettingError, match="backend tgi"):
         evaluate(folders, suite=suite, data=data, backend="tgi")
-
-
-def test_vllm_gets_the_model_and_the_suites_bos(folders, monkeypatch):
-    """The harness's class stood in for by one that keeps what it is given."""
-
-    class Given:
-        def __init__(self, **options):
-            self.options = options
-
-    stand_in = types.ModuleType("lm_eval.models.vllm_causallms")
-    stand_in.VLLM = Given
-    monkeypatch.setitem(sys.modules, "lm_eval.models.vllm_causallms", stand_in)
-    monkeypatch.delitem(sys.modules, "dusk.evaluate.vllm_model", raising=False)
-    from dusk.evaluate import vllm_model
-
-    model = vllm_model.load_vllm(folders[0], dtype="bfloat16", batch_size=None, add_bos_token=False)
-    monkeypatch.delitem(sys.modules, "dusk.evaluate.vllm_model")
-    assert model.options == {
-        "pretrained": str(folders[0]),
-        "dtype": "bfloat16",
-        "batch_size": "auto",
-        "add_bos_token": False,
-        "enable_prefix_caching": True,
-    }
-    assert model.cut == set()

@@ -5,7 +5,6 @@ Skipped unless DUSK_VLLM names that environment; docs/use.md says how it is made
 
 import json
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +17,14 @@ import dusk
 from dusk import solar_pro
 from serving import serving
 from use_models import ANSWERS, FAMILIES, scaled_model, tuned_model
+from vllm_environment import ENVIRONMENT, SETTINGS, in_vllm, needs_vllm
 
-ENVIRONMENT = os.environ.get("DUSK_VLLM", "")
-pytestmark = pytest.mark.skipif(not ENVIRONMENT, reason="DUSK_VLLM names no environment: docs/use.md")
+pytestmark = needs_vllm
 
 SIZES = {  # heads of 32: vLLM's attention on a CPU has no smaller ones; of Qwen2 it takes the quotient alone
     "hidden_size": 128,
     "intermediate_size": 192,
     "head_dim": 32,
-}
-SETTINGS = {
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_NO_USAGE_STATS": "1",
-    "HF_HUB_OFFLINE": "1",
 }
 GENERATION_CODE = """
 import json, sys
@@ -43,15 +36,6 @@ made = model.generate([{"prompt_token_ids": ids} for ids in json.loads(sys.argv[
 kind = model.apply_model(lambda module: type(module).__module__) if sys.argv[3:] else []
 print(json.dumps({"made": [list(answer.outputs[0].token_ids) for answer in made], "kind": kind}))
 """
-
-
-def in_vllm(code: str, *words: str | Path) -> Any:
-    """What Python prints last in the environment that has vLLM."""
-    own = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | SETTINGS
-    command = [f"{ENVIRONMENT}/bin/python", "-c", code, *map(str, words)]
-    done = subprocess.run(command, env=own, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 PROMPTS = [list(range(3 + start, 11 + start)) for start in (0, 40, 80)]

@@ -28,11 +28,11 @@ from lm_eval.tasks import TaskManager
 from dusk.errors import DataError, SettingError, WorkError
 from dusk.evaluate.items import EntryItems, Item
 from dusk.evaluate.local_datasets import LocalDatasets
-from dusk.evaluate.model import HarnessModel
 from dusk.evaluate.needs import missing_package, require_word_lists
 from dusk.evaluate.suites import Entry, unknown_task
+from dusk.evaluate.watched import WatchedModel
 
-_LOGGERS = ("lm_eval", "datasets", "transformers", "accelerate", "huggingface_hub")
+_LOGGERS = ("lm_eval", "datasets", "transformers", "accelerate", "huggingface_hub", "vllm")
 _LETTERS = 16  # of a digest
 
 LOT_ITEMS = 500
@@ -182,7 +182,7 @@ def _manager(folder: Path | None) -> Any:
 
 
 def run_tasks(
-    model: HarnessModel,
+    model: WatchedModel,
     loaded: LoadedTasks,
     *,
     entry: Entry,
@@ -222,7 +222,7 @@ def run_tasks(
     return items
 
 
-def notes_of(measured: EntryItems, loaded: LoadedTasks, model: HarnessModel) -> list[str]:
+def notes_of(measured: EntryItems, loaded: LoadedTasks, model: WatchedModel) -> list[str]:
     """What was unlike the suite, and how many prompts the harness cut, which it does silently."""
     if not measured.cut:
         return loaded.notes
@@ -234,7 +234,7 @@ def notes_of(measured: EntryItems, loaded: LoadedTasks, model: HarnessModel) -> 
 
 
 @contextmanager
-def _told(entry: Entry, model: HarnessModel) -> Iterator[None]:
+def _told(entry: Entry, model: WatchedModel) -> Iterator[None]:
     """What the harness asserts about a model, and memory that ran out, as errors of ours."""
     try:
         yield

@@ -4,15 +4,17 @@ import json
 import re
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from dusk.checkpoint import installed_versions, open_checkpoint
 from dusk.errors import DataError, Faults, InputError, SettingError
 from dusk.evaluate.digest import digest_of, model_digest
 from dusk.evaluate.items import EntryItems, ItemStore, joined, lot_name
+from dusk.evaluate.loading import load_by_transformers, load_by_vllm, require_vllm
 from dusk.evaluate.local_tasks import task_folder, write_local_task
 from dusk.evaluate.naming import Models, model_folders, name_models
 from dusk.evaluate.results import EvalReport, ModelScores, items_folder, load_report
@@ -21,7 +23,7 @@ from dusk.evaluate.suites import Entry, load_suite, nearest
 
 if TYPE_CHECKING:
     from dusk.evaluate.harness import LoadedTasks
-    from dusk.evaluate.model import HarnessModel
+    from dusk.evaluate.watched import WatchedModel
 
 Progress = Callable[[float, float, str], None]
 
@@ -113,7 +115,8 @@ def evaluate(
         chosen.add_bos_token,
         None if backend == "hf" else backend,
     )
-    versions = installed_versions("lm_eval", "torch", "transformers")
+    engines = ["vllm"] if backend == "vllm" else []
+    versions = installed_versions("lm_eval", "torch", "transformers", *engines)
     report = EvalReport(chosen, settings.to_json(), versions)
     target = Path(out) if out is not None else None
     kept = _earlier_models(report, target)
@@ -151,6 +154,8 @@ def _check(limit: int | None, batch_size: int | str | None, jobs: int, backend: 
         raise SettingError(f"backend {backend}: there are hf and vllm")
     if backend == "vllm" and jobs > 1:
         raise SettingError("backend vllm: takes one model at a time", remedy="Leave --jobs out.")
+    if backend == "vllm":
+        require_vllm()
     if jobs < 1:
         raise SettingError(f"jobs {jobs}: at least one model is evaluated at a time")
 
@@ -232,50 +237,36 @@ def _evaluate_model(
     file = items_folder(out) / f"{stem}-{digest}.jsonl.gz" if out else None
     store = ItemStore(file)
     entries: dict[str, EntryItems] = {}
-    loaded: HarnessModel | None = None
-    for each in work:
-        label = f"{name}: {each.entry.task}"
-        found = store.get(each.entry.task, each.fingerprint)
-        if found is None:
-            loaded = loaded or _load(folder, settings)
-            found = _measure(loaded, each, settings, store, partial(tell, label))
-            _check_columns(each.entry, found)
-            store.put(found)
-        entries[each.entry.task] = found
-        tell(label, each.items)
+    with ExitStack() as until_measured:
+        loaded: WatchedModel | None = None
+        for each in work:
+            label = f"{name}: {each.entry.task}"
+            found = store.get(each.entry.task, each.fingerprint)
+            if found is None:
+                if loaded is None:
+                    loaded = _load(folder, settings)
+                    until_measured.callback(loaded.release)
+                found = _measure(loaded, each, settings, store, partial(tell, label))
+                _check_columns(each.entry, found)
+                store.put(found)
+            entries[each.entry.task] = found
+            tell(label, each.items)
     return ModelScores(name, given, digest, entries, file)
 
 
-def _load(folder: Path, settings: _Settings) -> "HarnessModel":
-    harness, model = _engine(None)
-    if settings.backend == "vllm":
-        return _load_vllm(folder, settings)
-    with harness.quiet(offline=True):
-        loaded: HarnessModel = model.load_model(
-            folder, device=settings.device, dtype=settings.dtype, batch_size=settings.batch_size
-        )
-        loaded.add_bos_token = settings.add_bos_token
-    return loaded
-
-
-def _load_vllm(folder: Path, settings: _Settings) -> "HarnessModel":
-    try:
-        from dusk.evaluate.vllm_model import load_vllm
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"backend vllm: {error.name} is not installed", remedy="pip install vllm, or leave --backend out."
-        ) from error
-    loaded = load_vllm(
+def _load(folder: Path, settings: _Settings) -> "WatchedModel":
+    load = load_by_vllm if settings.backend == "vllm" else load_by_transformers
+    return load(
         folder,
+        device=settings.device,
         dtype=settings.dtype,
         batch_size=settings.batch_size,
         add_bos_token=settings.add_bos_token,
     )
-    return cast("HarnessModel", loaded)
 
 
 def _measure(
-    loaded: "HarnessModel", work: _Work, settings: _Settings, store: ItemStore, tell: Callable[[float], None]
+    loaded: "WatchedModel", work: _Work, settings: _Settings, store: ItemStore, tell: Callable[[float], None]
 ) -> EntryItems:
     """An entry's tasks in lots, each kept when it is done, if there are several; `tell` gets the items done."""
     harness, _ = _engine(None)
@@ -301,7 +292,7 @@ def _tell_share(tell: Callable[[float], None], before: int, items: int, share: f
 
 
 def _run(
-    loaded: "HarnessModel",
+    loaded: "WatchedModel",
     work: _Work,
     lot: "LoadedTasks",
     settings: _Settings,
