@@ -194,6 +194,7 @@ def test_killed_at_random_moments(model_folder: Models, tmp_path: Path) -> None:
 
 
 def test_a_disk_that_fills_up(model_folder: Models, tmp_path: Path, file_size_limit: Any) -> None:
+    model = model_folder("llama")
     with file_size_limit(100_000), pytest.raises(OutputError, match="could not be written: File too large"):
-        merge([model_folder("llama")] * 2, tmp_path / "out")
+        merge([model] * 2, tmp_path / "out")
     assert not list(tmp_path.iterdir())
