@@ -37,6 +37,7 @@ def by_dusk(work: Path, task: str, precision: str, compiled: bool) -> Figures:
         weight_decay=0.1,
         precision=precision,
         compile=compiled,
+        micro_batch_tokens=PASS_TOKENS[task],
         **SETTINGS,
     )
     return clock.figures(losses)
@@ -56,12 +57,13 @@ def by_loop(work: Path, precision: str) -> Figures:
     from dusk.train.vocabulary import load_tokenizer
 
     settings, objective = TrainSettings.of({**SETTINGS, "precision": precision}), NextToken()
+    capacity = PASS_TOKENS["pretrain"]
     model = load_model(work / "model").train()
     tokenizer = load_tokenizer(work / "model", model)
     store, _ = text_store([work / "text.jsonl"], tokenizer, sequence_length=CONTEXT)
-    plan = plan_batches(store, capacity=PASS_TOKENS, seed=settings.seed, tokens=settings.tokens)
+    plan = plan_batches(store, capacity=capacity, seed=settings.seed, tokens=settings.tokens)
     optimizer = make_optimizer(model, settings)
-    passes = STEP_TOKENS // PASS_TOKENS
+    passes = STEP_TOKENS // capacity
     clock, losses = Clock(), []
     with packed(model):
         for begin in range(0, len(plan), passes):
@@ -108,6 +110,7 @@ def dpo_by_dusk(work: Path, precision: str, compiled: bool) -> Figures:
         progress=progress,
         precision=precision,
         compile=compiled,
+        micro_batch_tokens=PASS_TOKENS["dpo"],
         **{**SETTINGS, "tokens": None, "batch_tokens": 10**6},
     )
     align.reference_logs = original
