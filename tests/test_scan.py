@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -375,9 +377,17 @@ def test_what_cannot_be_scanned(base, tmp_path, settings, error, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_model_that_cannot_be_run_layer_by_layer_is_refused(tmp_path):
+def test_a_text_that_is_too_short_is_told_before_the_model_is_loaded(base, tmp_path, monkeypatch):
+    folder = base("llama")
+    monkeypatch.setattr(sys.modules["dusk.scan.run"], "layerwise", None)  # nothing to call
+    with pytest.raises(DataError, match="too short"):
+        scan(folder, tmp_path / "out", text=folder.parent / "text.jsonl", to=6, tokens=300)
+
+
+def test_a_model_that_cannot_be_run_layer_by_layer_is_refused(base, tmp_path):
     config = {"model_type": "gemma2", "num_hidden_layers": 4, "head_dim": 8, "vocab_size": VOCABULARY}
     folder = save_random_model(tmp_path / "base", **config)
-    rows = write_rows(tmp_path / "text.jsonl", [{"text": text(30, i)} for i in range(40)])
+    for file in base("llama").glob("tokenizer*"):
+        shutil.copy(file, folder)
     with pytest.raises(CheckpointError, match="Gemma2ForCausalLM cannot be trained"):
-        scan(folder, tmp_path / "out", text=rows, to=6)
+        scan(folder, tmp_path / "out", text=base("llama").parent / "text.jsonl", to=6)

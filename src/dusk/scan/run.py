@@ -16,10 +16,10 @@ from dusk.scale.choice import nearest_map, parse_size
 from dusk.scan.candidates import Candidate, candidates, depths_between
 from dusk.scan.certainty import require_enough
 from dusk.scan.comparison import compare, predicted_tokens
-from dusk.scan.layerwise import LayerwiseModel, layerwise
+from dusk.scan.layerwise import layerwise
 from dusk.scan.probes import probe
 from dusk.scan.result import told
-from dusk.train.model import context_length
+from dusk.train.model import context_length, hollow_model
 from dusk.train.output import data_files
 from dusk.train.vocabulary import load_tokenizer
 
@@ -92,9 +92,9 @@ def scan(
     others = [layer_map for layer_map in (_papers(checkpoint, depth) for depth in depths) if layer_map]
     if from_disk is None:
         from_disk = checkpoint.parameters * _FLOAT32_BYTES > _MEMORY_SHARE * _free_memory_bytes()
+    store = _store(checkpoint, files, tokens)
     with OutputFolder(out) as folder:
         with layerwise(checkpoint, from_disk=from_disk) as model:
-            store = _store(checkpoint, model, files, tokens)
             found = compare(model, store, fitting, others, measured, progress)
         probes = None
         if probe_tokens is not None:
@@ -152,9 +152,11 @@ def _free_memory_bytes() -> int:
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _store(base: Checkpoint, model: LayerwiseModel, files: Sequence[Path], tokens: int) -> TokenStore:
-    tokenizer = load_tokenizer(base.path, model.model)
-    length = min(_SEQUENCE_LENGTH, context_length(model.model, None))
+def _store(base: Checkpoint, files: Sequence[Path], tokens: int) -> TokenStore:
+    """The text as tokens, before any weight is read: a large model takes minutes, a text may be too short."""
+    model = hollow_model(base.path)
+    tokenizer = load_tokenizer(base.path, model)
+    length = min(_SEQUENCE_LENGTH, context_length(model, None))
     store = text_store(files, tokenizer, sequence_length=length)[0].thinned(tokens)
     require_enough(store.documents, int(predicted_tokens(store).sum()))
     return store

@@ -36,16 +36,25 @@ def load_model(folder: Path) -> PreTrainedModel:
     return _ready(on_main(lambda: _saved(folder)) or _hollow(folder))
 
 
+def hollow_model(folder: Path) -> PreTrainedModel:
+    """The model of a folder by its config alone, without its weights.
+
+    Raises:
+        CheckpointError: transformers cannot make it.
+    """
+    try:
+        return _hollow(folder)
+    except _REFUSALS as error:
+        raise _not_loaded(folder, error) from error
+
+
 def _saved(folder: Path) -> PreTrainedModel:
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
         )
     except _REFUSALS as error:
-        raise CheckpointError(
-            f"{folder}: transformers cannot load this model: {error}",
-            remedy="`dusk verify` says whether the folder is whole.",
-        ) from error
+        raise _not_loaded(folder, error) from error
     faults = [f"{name} is missing" for name in sorted(found["missing_keys"])]
     faults += [f"{name} has another shape" for name in sorted(str(key) for key in found["mismatched_keys"])]
     if faults:
@@ -55,6 +64,13 @@ def _saved(folder: Path) -> PreTrainedModel:
             remedy="`dusk verify` says more; transformers would have put random numbers in their place.",
         )
     return model
+
+
+def _not_loaded(folder: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{folder}: transformers cannot load this model: {error}",
+        remedy="`dusk verify` says whether the folder is whole.",
+    )
 
 
 def _hollow(config: Path) -> PreTrainedModel:
