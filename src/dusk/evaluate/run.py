@@ -115,8 +115,7 @@ def evaluate(
         chosen.add_bos_token,
         None if backend == "hf" else backend,
     )
-    engines = ["vllm"] if backend == "vllm" else []
-    versions = installed_versions("lm_eval", "torch", "transformers", *engines)
+    versions = installed_versions("lm_eval", "torch", "transformers", *filter(None, [settings.backend]))
     report = EvalReport(chosen, settings.to_json(), versions)
     target = Path(out) if out is not None else None
     kept = _earlier_models(report, target)
