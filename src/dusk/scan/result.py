@@ -126,7 +126,7 @@ def recommend(found: Comparison, probes: Sequence[Mapping[str, Any]] | None = No
 
 def _trained(probes: Sequence[Mapping[str, Any]] | None) -> str:
     if not probes:
-        return "Which recovers fastest in training is another question."
+        return "What recovers fastest in training is another question: probe it before much is spent."
     last = probes[-1]
     first, *others = last["maps"]
     told = f"After {last['tokens']:,} tokens of training {first['spec']} is first"
@@ -160,7 +160,6 @@ def _words(found: Comparison, candidate: Candidate, share: float, sure: bool) ->
             else ""
         )
         told.append(f"That is not sure.{more}")
-    told.append("What recovers fastest in training is another question: probe it before much is spent.")
     return told
 
 
