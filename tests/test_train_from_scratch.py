@@ -10,9 +10,7 @@ from transformers import AutoTokenizer
 from dusk import verify
 from dusk.errors import CheckpointError, SettingError
 from dusk.train.pretrain import pretrain
-from train_models import KillAfter, Killed, assert_same_weights, copied, save_base, text_file
-
-SETTINGS: dict[str, Any] = {"batch_tokens": 128, "sequence_length": 64, "learning_rate": 1e-3, "threads": 1}
+from train_models import SETTINGS, KillAfter, Killed, assert_same_weights, copied, save_base, text_file
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from dusk.train.objectives import NextToken
 from dusk.train.pretrain import pretrain
 from dusk.train.vocabulary import load_tokenizer
 from train_models import (
+    SETTINGS,
     KillAfter,
     Killed,
     assert_same_weights,
@@ -29,8 +30,6 @@ from train_models import (
     text_file,
     weights,
 )
-
-SETTINGS: dict[str, Any] = {"batch_tokens": 128, "sequence_length": 64, "learning_rate": 1e-3, "threads": 1}
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,7 @@ import pytest
 from dusk.errors import CheckpointError, DataError, InputError, SettingError, WorkError
 from dusk.train.objectives import NextToken
 from dusk.train.pretrain import pretrain
-from train_models import copied, metrics, save_base, text_file, write_rows
-
-SETTINGS: dict[str, Any] = {"batch_tokens": 128, "sequence_length": 64, "learning_rate": 1e-3, "threads": 1}
+from train_models import SETTINGS, copied, metrics, save_base, text_file, write_rows
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,8 @@ WORDS = [
     "falls",
 ]
 
+# of short trainings
+SETTINGS: dict[str, Any] = {"batch_tokens": 128, "sequence_length": 64, "learning_rate": 1e-3, "threads": 1}
 TIMES = {"seconds", "tokens_per_second", "memory_bytes"}
 
 
