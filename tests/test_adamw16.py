@@ -1,13 +1,25 @@
 """AdamW with bf16 states against torch's in float32; what rounding would lose, and what stays."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import dusk
+from dusk.errors import SettingError
 from dusk.train.adamw16 import AdamW16, rounded_stochastically
-from train_models import KillAfter, Killed, assert_same_weights, metrics, save_base, text_file, weights
+from dusk.train.settings import TrainSettings
+from train_models import (
+    KillAfter,
+    Killed,
+    assert_same_weights,
+    metrics,
+    pair_file,
+    save_base,
+    text_file,
+    weights,
+)
 
 TINY = 5e-7  # DPO's learning rate
 
@@ -80,3 +92,82 @@ def test_a_result_in_float32_keeps_what_a_save_in_bf16_would_round_away(tmp_path
     assert float((narrow[name] != before[name]).float().mean()) < 0.2
     assert float((wide[name] != before[name].float()).float().mean()) > 0.95
     assert torch.equal(wide[name].to(torch.bfloat16), narrow[name])
+
+
+ONE_PASS: dict[str, Any] = {
+    "optimizer": "adamw-bf16",
+    "batch_tokens": 200,
+    "micro_batch_tokens": 200,
+    "tokens": 800,
+    "grad_clip": 0.0,
+    "threads": 1,
+}
+AT_ONCE: dict[str, Any] = {**ONE_PASS, "update_in_backward": True}
+
+
+@pytest.fixture
+def living(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many gradients there were at each update of a parameter."""
+    counts: list[int] = []
+    update = AdamW16._update
+
+    def counted(self: AdamW16, *given: Any) -> None:
+        params = [p for group in self.param_groups for p in group["params"]]
+        counts.append(sum(p.grad is not None for p in params))
+        update(self, *given)
+
+    monkeypatch.setattr(AdamW16, "_update", counted)
+    return counts
+
+
+@pytest.mark.parametrize("more", [{}, {"weights": "bf16"}, {"gradient_checkpointing": True}])
+@pytest.mark.parametrize("tied", [False, True])
+def test_updates_in_the_backward_pass_are_the_same_and_hold_one_gradient(
+    tmp_path: Path, living: list[int], more: dict[str, Any], tied: bool
+):
+    base = save_base(tmp_path / "base", model_type="llama", dtype="bfloat16", tie_word_embeddings=tied)
+    data = text_file(tmp_path)
+    dusk.pretrain(base, tmp_path / "after", data=data, **ONE_PASS, **more)
+    assert max(living) == len(weights(tmp_path / "after"))
+    living.clear()
+    dusk.pretrain(base, tmp_path / "at-once", data=data, **AT_ONCE, **more)
+    assert set(living) == {1}
+    assert_same_weights(tmp_path / "at-once", tmp_path / "after")
+    ours, theirs = (metrics(tmp_path / name) for name in ("at-once", "after"))
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.get("grad_norm") == pytest.approx(
+            other.get("grad_norm"), rel=1e-2
+        )  # bf16 norms are rounded
+        assert {**one, "grad_norm": 0} == {**other, "grad_norm": 0}
+
+
+def test_a_run_with_updates_in_the_backward_pass_continues_bit_equal(tmp_path: Path):
+    base, data = save_base(tmp_path / "base"), text_file(tmp_path)
+    dusk.pretrain(base, tmp_path / "whole", data=data, **AT_ONCE)
+    with pytest.raises(Killed):
+        dusk.pretrain(
+            base, tmp_path / "out", data=data, **AT_ONCE, save_every_seconds=0, progress=KillAfter(3)
+        )
+    dusk.pretrain(base, tmp_path / "out", data=data, **AT_ONCE)
+    assert_same_weights(tmp_path / "out", tmp_path / "whole")
+    assert metrics(tmp_path / "out") == metrics(tmp_path / "whole")
+
+
+def test_each_step_of_an_alignment_has_hooks_of_its_own(tmp_path: Path):
+    """Those of the step before would make its updates a second time."""
+    base = save_base(tmp_path / "base")
+    steps = [pair_file(tmp_path), pair_file(tmp_path, name="more.jsonl", seed=5)]
+    given = {"batch_tokens": 4000, "micro_batch_tokens": 4000, "tokens": None, "learning_rate": 1e-3}
+    dusk.align(base, tmp_path / "after", steps=steps, **{**ONE_PASS, **given})
+    dusk.align(base, tmp_path / "at-once", steps=steps, **{**AT_ONCE, **given})
+    assert_same_weights(tmp_path / "at-once", tmp_path / "after")
+
+
+def test_what_updates_in_the_backward_pass_cannot_have_is_told_at_once(tmp_path: Path):
+    with pytest.raises(SettingError) as refused:
+        TrainSettings(update_in_backward=True, spike_guard=6.0)
+    assert len(refused.value.problems) == 3
+    base, data = save_base(tmp_path / "base"), text_file(tmp_path)
+    with pytest.raises(SettingError, match="one pass") as refused:
+        dusk.pretrain(base, tmp_path / "out", data=data, **{**AT_ONCE, "micro_batch_tokens": 100})
+    assert refused.value.problems == ["an update has 2 passes, of 100 tokens"]

@@ -3,10 +3,11 @@
 This is the front door. Each name is imported when it is first used, so that `import dusk` costs nothing.
 """
 
-import importlib
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from dusk.imports import imported
 
 __version__ = "0.1.0"
 
@@ -63,8 +64,7 @@ class _FrontDoor(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name not in _DOORS:
             raise AttributeError(f"module 'dusk' has no attribute {name!r}")
-        module, attribute = _DOORS[name].split(":")
-        found = getattr(importlib.import_module(module), attribute)
+        found = imported(_DOORS[name])
         super().__setattr__(name, found)
         return found
 

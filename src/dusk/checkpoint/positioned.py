@@ -2,9 +2,10 @@
 
 Writes go past the page cache where the system offers it (O_DIRECT): blocks that nobody reads again soon
 cost no copy in the kernel, push no input out of its memory, and are on the disk when they are written,
-so that no long flush waits at the end.
+so that no long flush waits at the end. Where a file's blocks can be set apart before, two writes are under way.
 """
 
+import ctypes
 import errno
 import mmap
 import os
@@ -17,6 +18,7 @@ from dusk.errors import CheckpointError
 
 BLOCK_BYTES = 4 << 20
 PAGE_BYTES = 4096  # what O_DIRECT wants places, lengths and memory to be multiples of
+_WRITES_AT_ONCE = 2  # so that the disk has the next one while the processor fetches another
 _DIRECT: int = getattr(os, "O_DIRECT", 0)
 _BINARY: int = getattr(os, "O_BINARY", 0)
 
@@ -83,15 +85,20 @@ class InputFiles:
 class OutputFile:
     """A new file of known size, written in blocks that begin at multiples of `BLOCK_BYTES`, in any order.
 
-    Leaving the context cuts it to its size, whatever the last block was rounded up to.
+    Leaving the context cuts it to its size, whatever the last block was rounded up to. Raises OSError at once
+    where the disk has no room for all of it and the file system can say so.
     """
 
     def __init__(self, path: Path, size_bytes: int) -> None:
         self.path, self.size_bytes = path, size_bytes
+        self._plain: int | None = None
         self._lock = threading.Lock()
         direct = open_direct(path, os.O_CREAT | os.O_TRUNC)
         self._direct = direct is not None
         self._handle = self._open(os.O_CREAT | os.O_TRUNC) if direct is None else direct
+        # a file that grows takes no two writes at once, and waiting here costs less
+        together = _WRITES_AT_ONCE if self._direct and self._set_apart() else 1
+        self._turn = threading.BoundedSemaphore(together)
 
     def __enter__(self) -> Self:
         return self
@@ -104,28 +111,55 @@ class OutputFile:
                 os.ftruncate(self._handle, self.size_bytes)
         finally:
             os.close(self._handle)
+            if self._plain is not None:
+                os.close(self._plain)
 
     def write(self, block: memoryview, length: int, position: int) -> None:
-        """Writes the first `length` bytes of page-aligned memory, which may be rounded up to a page.
-
-        One at a time: a file that grows takes no two direct writes at once, and waiting here costs less.
-        """
-        with self._lock:
+        """Writes the first `length` bytes of page-aligned memory, which may be rounded up to a page."""
+        with self._turn:
             if self._direct:
-                rounded = -(-length // PAGE_BYTES) * PAGE_BYTES
                 try:
-                    write_at(self._handle, block[:rounded], position)
+                    write_at(self._handle, block[: _in_pages(length)], position)
                     return
                 except OSError as error:
                     if error.errno != errno.EINVAL:  # what the file system offered, but not for this block
                         raise
                     self._direct = False
-                    os.close(self._handle)
-                    self._handle = self._open()
-            write_at(self._handle, block[:length], position)
+            write_at(self._undirected(), block[:length], position)
+
+    def _set_apart(self) -> bool:
+        try:
+            return set_apart(self._handle, _in_pages(self.size_bytes))
+        except OSError:
+            os.close(self._handle)
+            raise
+
+    def _undirected(self) -> int:
+        with self._lock:
+            if self._plain is None:
+                self._plain = self._open()
+            return self._plain
 
     def _open(self, flags: int = 0) -> int:
         return os.open(self.path, os.O_WRONLY | _BINARY | flags, 0o666)
+
+
+def _in_pages(length: int) -> int:
+    return -(-length // PAGE_BYTES) * PAGE_BYTES
+
+
+def set_apart(handle: int, size_bytes: int) -> bool:
+    """Gives an open file all its blocks; False where the system cannot, OSError where the disk has not as many.
+
+    Not by `os.posix_fallocate`, which writes to every block where the file system has no way to do it at once.
+    """
+    fallocate = getattr(ctypes.CDLL(None, use_errno=True), "fallocate", None)
+    if fallocate is None:
+        return False
+    done = fallocate(handle, 0, ctypes.c_int64(0), ctypes.c_int64(size_bytes))
+    if done != 0 and ctypes.get_errno() in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return bool(done == 0)
 
 
 def open_direct(path: Path, flags: int = 0) -> int | None:

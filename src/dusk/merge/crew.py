@@ -66,6 +66,6 @@ class Crew:
 
 
 def lane_count() -> int:
-    """One more than the cores that this process may use, so that one may wait for the disk."""
+    """Two more than the cores that this process may use, so that two may wait for the disk."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores + 1, _MOST_LANES)
+    return min(cores + 2, _MOST_LANES)

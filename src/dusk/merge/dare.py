@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dusk.merge.floats import Array
+from dusk.merge.floats import Values
 from dusk.merge.gradient import Gradient, at, told
 from dusk.merge.method import Chosen, Piece, Tensor, Totals, Unmeasured, slices
 
@@ -42,9 +42,8 @@ def numbers(key: NDArray[np.uint64], begin: int, count: int) -> NDArray[np.uint3
 
 
 def kept(piece: Piece, key: NDArray[np.uint64], density: float) -> NDArray[np.bool_]:
-    """Which elements of a piece stay, in the order of its values."""
-    stays = numbers(key, piece.begin, piece.values[0].size) < ceil(density * 2**32)
-    return stays.reshape(-1, 2).T if piece.paired else stays
+    """Which elements of a piece stay, (count,)."""
+    return numbers(key, piece.begin, piece.count) < ceil(density * 2**32)
 
 
 @dataclass(frozen=True)
@@ -74,12 +73,13 @@ class Dare(Unmeasured):
 
 def _combine(
     piece: Piece, weights: Sequence[float], keys: Sequence[NDArray[np.uint64]], density: float
-) -> Array:
-    stays = [kept(piece, key, density) for key in keys]
-    for (*models, base), staying in zip(slices(piece.values), slices(stays), strict=True):
+) -> Values:
+    values, stays = piece.values(), [kept(piece, key, density) for key in keys]
+    merged: Values = values[-1]
+    for (*models, base), staying in zip(slices(values), slices(stays), strict=True):
         total = np.zeros_like(base)
         for model, weight, stay in zip(models, weights, staying, strict=True):
             np.multiply(np.subtract(model, base, out=model), stay.astype(float), out=model)
             np.add(total, np.multiply(model, weight, out=model), out=total)
         np.add(base, total, out=base)
-    return piece.values[-1]
+    return merged

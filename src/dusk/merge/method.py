@@ -7,7 +7,8 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from dusk.merge.floats import Array
+from dusk.merge.floats import Values, decode
+from dusk.merge.kernels import Bits
 
 Totals = NDArray[Any]
 Kind = TypeVar("Kind", bound=np.generic)
@@ -26,45 +27,35 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Elements `begin` to `begin + count` of one tensor in every model.
+    """Elements `begin` to `begin + count` of one tensor in every model, in memory that the next piece overwrites.
 
-    `values` are of one shape and in one order: float64, or float32 where that was asked for. Where all models
-    store bfloat16 they are `paired`: (2, words), elements of even places, then of odd ones; a zero that belongs
-    to no element may then come last. The arrays are overwritten when the next piece is read.
+    `bits`: what is stored, (models, count), where all models store bfloat16.
     """
 
     begin: int
     count: int
-    values: list[Array]
-    paired: bool
+    stored: Sequence[NDArray[Any]]
+    dtypes: Sequence[str]
+    bits: Bits | None
+    wide: Values
 
-
-Combine = Callable[[Piece], Array]
-"""From one piece in each model to the merged values; overwrites what it is given."""
-
-Narrow = NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class InFloat32:
-    """A faster way for tensors that all models store in bfloat16.
-
-    `combine` gets the values of every model, which it overwrites, and an array like them to work in. What it
-    returns is off by at most `doubt` units in the last place; 0 says that it rounds to bfloat16 as the exact
-    value does. Where a doubt leaves the rounding open, the value is computed again in float64.
-    """
-
-    combine: Callable[[Sequence[Narrow], Narrow], Narrow]
-    doubt: int
+    def values(self) -> Values:
+        """The numbers, decoded anew: (models, count)."""
+        for stored, dtype, out in zip(self.stored, self.dtypes, self.wide, strict=True):
+            decode(stored, dtype, out)
+        return self.wide
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """How one tensor is combined, in float64; `is_linear` where a method fell back to the weighted mean."""
+    """How one tensor is combined: from a piece to its merged values, (count,).
 
-    combine: Combine
+    `weights`: where it is the models' weighted sum, (models,). `is_linear`: where a method fell back to that.
+    """
+
+    combine: Callable[[Piece], Values]
+    weights: Values | None = None
     is_linear: bool = False
-    in_float32: InFloat32 | None = None
 
 
 class Method(Protocol):
@@ -74,7 +65,7 @@ class Method(Protocol):
     def passes(self) -> int:
         """How often a tensor is measured before it is combined, each time by a pass of its own."""
 
-    def measure(self, values: Sequence[Array], tensor: Tensor, earlier: Sequence[Totals]) -> Totals:
+    def measure(self, piece: Piece, tensor: Tensor, earlier: Sequence[Totals]) -> Totals:
         """What adds up over the pieces of a tensor, in the pass after those with these totals."""
 
     def choose(self, tensor: Tensor, totals: Sequence[Totals]) -> Chosen:
@@ -89,16 +80,15 @@ class Unmeasured:
 
     passes = 0
 
-    def measure(self, values: Sequence[Array], tensor: Tensor, earlier: Sequence[Totals]) -> Totals:
+    def measure(self, piece: Piece, tensor: Tensor, earlier: Sequence[Totals]) -> Totals:
         """Never called."""
         raise NotImplementedError
 
 
-def slices(values: Sequence[NDArray[Kind]]) -> Iterator[list[NDArray[Kind]]]:
-    """Arrays of one size, by slices so short that what is computed on the way costs no new pages of memory."""
-    flat = [value.reshape(-1) for value in values]
-    for begin in range(0, flat[0].size, _SLICE_ELEMENTS):
-        yield [value[begin : begin + _SLICE_ELEMENTS] for value in flat]
+def slices(rows: Sequence[NDArray[Kind]] | NDArray[Kind]) -> Iterator[list[NDArray[Kind]]]:
+    """Rows of one size, by slices so short that what is computed on the way costs no new pages of memory."""
+    for begin in range(0, rows[0].size, _SLICE_ELEMENTS):
+        yield [row[begin : begin + _SLICE_ELEMENTS] for row in rows]
 
 
 def added(totals: Sequence[Totals]) -> Totals:

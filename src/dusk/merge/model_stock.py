@@ -16,10 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from dusk.merge.floats import Array
+from dusk.merge.kernels import gram
 from dusk.merge.linear import summed
-from dusk.merge.method import Chosen, Tensor, Totals
-from dusk.merge.products import gram
+from dusk.merge.method import Chosen, Piece, Tensor, Totals
 
 _LEAST = 1e-6
 
@@ -42,10 +41,10 @@ class ModelStock:
 
     passes = 1
 
-    def measure(self, values: Sequence[Array], tensor: Tensor, earlier: Sequence[Totals]) -> Totals:
+    def measure(self, piece: Piece, tensor: Tensor, earlier: Sequence[Totals]) -> Totals:
         """The dot products of the differences from the base."""
-        *models, base = [value.astype(np.float64) for value in values]
-        return gram([np.subtract(model, base, out=model) for model in models])
+        values = piece.values()
+        return gram(np.subtract(values[:-1], values[-1], out=values[:-1]))
 
     def choose(self, tensor: Tensor, totals: Sequence[Totals]) -> Chosen:
         """The weighted sum of models and base."""

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from math import acos, sin, sqrt
 from typing import Any
 
-from dusk.merge.floats import Array
 from dusk.merge.gradient import Gradient, at, told
+from dusk.merge.kernels import gram, gram_of_bits
 from dusk.merge.linear import summed
-from dusk.merge.method import Chosen, Tensor, Totals
-from dusk.merge.products import gram
+from dusk.merge.method import Chosen, Piece, Tensor, Totals
 
 _PARALLEL = 0.9995
 _NO_LENGTH = 1e-8
@@ -53,9 +52,9 @@ class Slerp:
     t: Gradient
     passes = 1
 
-    def measure(self, values: Sequence[Array], tensor: Tensor, earlier: Sequence[Totals]) -> Totals:
+    def measure(self, piece: Piece, tensor: Tensor, earlier: Sequence[Totals]) -> Totals:
         """Their dot products with each other and themselves."""
-        return gram(values)
+        return gram(piece.values()) if piece.bits is None else gram_of_bits(piece.bits)
 
     def choose(self, tensor: Tensor, totals: Sequence[Totals]) -> Chosen:
         """The weighted sum with the arc's factors."""

@@ -18,13 +18,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dusk.merge.floats import Array
+from dusk.merge.floats import Values
 from dusk.merge.gradient import Gradient, at, told
 from dusk.merge.method import Chosen, Piece, Tensor, Totals, slices
 from dusk.merge.selection import kth_largest, lower_counts, magnitude_of, upper_counts
 
 
-def consensus(differences: Sequence[Array], weights: Sequence[float], base: Array, scaling: float) -> Array:
+def consensus(
+    differences: Sequence[Values], weights: Sequence[float], base: Values, scaling: float
+) -> Values:
     """The base moved by the weighted mean of the differences that have the elected sign.
 
     All of one shape; overwrites the arrays. What is not a number stays none.
@@ -43,13 +45,13 @@ def consensus(differences: Sequence[Array], weights: Sequence[float], base: Arra
     return np.add(base, np.multiply(total, scaling, out=total), out=base)
 
 
-def trimmed(difference: Array, least: np.float32) -> Array:
+def trimmed(difference: Values, least: np.float32) -> Values:
     """The difference, 0 where its magnitude is below `least`; overwrites it."""
     magnitudes = difference.astype(np.float32)
     return np.multiply(difference, ~(np.abs(magnitudes, out=magnitudes) < least), out=difference)
 
 
-def _magnitudes(model: Array, base: Array) -> NDArray[np.float32]:
+def _magnitudes(model: Values, base: Values) -> NDArray[np.float32]:
     """The sizes of the differences; overwrites `model`."""
     difference = np.subtract(model, base, out=model).astype(np.float32, copy=False)
     return np.abs(difference, out=difference)
@@ -64,9 +66,9 @@ class Ties:
     scaling: float
     passes = 2
 
-    def measure(self, values: Sequence[Array], tensor: Tensor, earlier: Sequence[Totals]) -> Totals:
+    def measure(self, piece: Piece, tensor: Tensor, earlier: Sequence[Totals]) -> Totals:
         """Counts of the differences' magnitudes, (models, classes): of upper halves, then of lower ones."""
-        *models, base = values
+        *models, base = piece.values()
         magnitudes = [_magnitudes(model, base) for model in models]
         if not earlier:
             return np.stack([upper_counts(magnitude) for magnitude in magnitudes])
@@ -85,14 +87,16 @@ class Ties:
     def _kept(self, tensor: Tensor) -> int:
         return max(1, int(at(self.density, tensor.place) * tensor.elements))
 
-    def _combine(self, piece: Piece, least: Sequence[np.float32], weights: Sequence[float]) -> Array:
-        for *models, base in slices(piece.values):
+    def _combine(self, piece: Piece, least: Sequence[np.float32], weights: Sequence[float]) -> Values:
+        values = piece.values()
+        merged: Values = values[-1]
+        for *models, base in slices(values):
             kept = [
                 trimmed(np.subtract(model, base, out=model), bound)
                 for model, bound in zip(models, least, strict=True)
             ]
             consensus(kept, weights, base, self.scaling)
-        return piece.values[-1]
+        return merged
 
     def settings(self) -> dict[str, Any]:
         """Weights, density and scaling: numbers, or values over the depth."""

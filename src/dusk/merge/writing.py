@@ -17,7 +17,7 @@ from dusk.merge.crew import Crew
 from dusk.merge.floats import STORED
 from dusk.merge.gradient import place_of
 from dusk.merge.method import Chosen, Method, Tensor, Totals, added
-from dusk.merge.pieces import Bytes, Files, Lane
+from dusk.merge.pieces import Bytes, Files, Lane, merge_piece
 
 _TASK_ELEMENTS = 1 << 20  # of one tensor, measured by one task
 _MEASURED_AHEAD_BYTES = 8 * BLOCK_BYTES
@@ -160,8 +160,8 @@ class MergedFiles:
     ) -> Totals:
         with np.errstate(all="ignore"):
             found = [
-                self.method.measure(piece.values, measured.tensor, measured.earlier)
-                for piece in lane.pieces(entries, begin, end, narrow=True)
+                self.method.measure(piece, measured.tensor, measured.earlier)
+                for piece in lane.pieces(entries, begin, end)
             ]
         return added(found)
 
@@ -183,19 +183,17 @@ class MergedFiles:
         dtype, size = part.tensor.dtype, STORED[part.tensor.dtype].itemsize
         chosen = self._chosen[part.tensor.name]
         finite, first = True, part.begin // size
-        narrow = chosen.in_float32 is not None
-        pieces = lane.pieces(self._entries(part.tensor), first, part.end // size, narrow=narrow)
-        for piece in pieces:
+        for piece in lane.pieces(self._entries(part.tensor), first, part.end // size):
             start = (piece.begin - first) * size
-            target = out[start : start + piece.count * size]
-            finite &= lane.merge(piece, chosen, dtype, target)
+            finite &= merge_piece(piece, chosen, dtype, out[start : start + piece.count * size])
         return finite
 
     def _copy_equal(self, part: Part, lane: Lane, out: Bytes) -> None:
         """Copies a tensor that has no mean (indices, masks), which has to be the same in every model."""
         for begin in range(part.begin, part.end, lane.raw_bytes):
             length = min(lane.raw_bytes, part.end - begin)
-            contents = [lane.raw(i, e, begin, length) for i, e in enumerate(self._entries(part.tensor))]
+            entries = enumerate(self._entries(part.tensor))
+            contents = [lane.read(i * lane.raw_bytes, entry, begin, length) for i, entry in entries]
             if not all(np.array_equal(content, contents[0]) for content in contents[1:]):
                 raise CheckpointError(
                     f"{part.tensor.name} is {part.tensor.dtype}, which has no mean, and differs."

@@ -1,10 +1,11 @@
 """Calling the library function of a kind: by its name, with the settings as keywords."""
 
-import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from dusk.imports import imported
 
 
 def call(
@@ -19,8 +20,7 @@ def call(
 
     A parameter without a default that the settings leave out is None (`pretrain` from scratch has no model).
     """
-    module, name = function_name.split(":")
-    function = getattr(importlib.import_module(module), name)
+    function = imported(function_name)
     parameters = inspect.signature(function).parameters
     named = {key: one for key, one in parameters.items() if one.kind is not one.VAR_KEYWORD}
     arguments = {**settings, "out": out}

@@ -5,15 +5,20 @@ place, and so does a weight, whose updates at the rates of alignment are far sma
 keeps them in the mean: a value goes up or down with the odds of its distance to either neighbour (Zamirai et al.
 2020, "Revisiting BFloat16 Training"). The odds are drawn from the seed, the step and the parameter, so that a run
 that is continued draws the same.
+
+Gradients need not all exist at once, either: each parameter can be updated in the backward pass, as soon as its
+gradient is whole (Lv et al. 2023, "Full Parameter Fine-tuning for Large Language Models with Limited Resources").
 """
 
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+from torch.utils.hooks import RemovableHandle
 
 from dusk.train.distribution import rank
 
@@ -35,6 +40,35 @@ class AdamW16(torch.optim.Optimizer):
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
         self.seed = seed
+        self._hooks: list[RemovableHandle] = []
+        self._squares: list[Tensor] = []
+
+    def update_in_backward(self) -> None:
+        """From now on each backward pass is an update, and leaves no gradient, until `release`."""
+        for index, group in enumerate(self.param_groups):
+            for place, parameter in enumerate(group["params"]):
+                number = 1 + place + sum(len(before["params"]) for before in self.param_groups[:index])
+                hook = partial(self._update_at_once, index=index, number=number)
+                self._hooks.append(parameter.register_post_accumulate_grad_hook(hook))
+
+    def release(self) -> None:
+        """Leaves the parameters as plain ones, for other optimizers."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+
+    def take_norm(self) -> Tensor:
+        """The norm of all gradients that backward passes have used up since it was last taken."""
+        norm = torch.stack(self._squares).sum().sqrt() if self._squares else torch.zeros(())
+        self._squares.clear()
+        return norm
+
+    @torch.no_grad()
+    def _update_at_once(self, parameter: Tensor, *, index: int, number: int) -> None:
+        assert parameter.grad is not None
+        self._squares.append(parameter.grad.float().square().sum())
+        self._update(parameter, parameter.grad, self.state[parameter], self.param_groups[index], number)
+        parameter.grad = None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's own, which casts the averages to the type of their parameters, and back."""
@@ -45,7 +79,7 @@ class AdamW16(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One update of all parameters that have a gradient."""
+        """One update of all parameters that have a gradient: none, where backward passes use them up."""
         assert closure is None
         number = 0
         for group in self.param_groups:

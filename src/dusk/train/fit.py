@@ -97,6 +97,8 @@ def _fit(
     request: StopRequest,
 ) -> FitReport:
     capacity, per_step = _micro_batches(store, settings)
+    if settings.update_in_backward:
+        _require_one_pass(capacity, per_step)
     plan = _plan(store, settings, capacity, mixture)
     batches = PlannedBatches(store, plan)
     costs = unit_flops(model, store)
@@ -130,7 +132,10 @@ def _fit(
         on_main(
             lambda: recorder.metrics.cut_back(int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else -1)
         )
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        finally:
+            trainer.release()
     if recorder.stopped:
         raise StoppedError(
             f"stopped as asked, after step {trainer.state.global_step:,} of {recorder.steps:,}.",
@@ -200,6 +205,19 @@ def _micro_batches(store: TokenStore, settings: TrainSettings) -> tuple[int, int
     wanted = settings.micro_batch_tokens or min(settings.batch_tokens, largest)
     capacity = max(wanted, int(store.unit_lengths().max()))
     return capacity, max(1, round(settings.batch_tokens / capacity))
+
+
+def _require_one_pass(capacity: int, per_step: int) -> None:
+    problems = [
+        *([f"{world_size()} devices share each gradient"] if world_size() > 1 else []),
+        *([f"an update has {per_step} passes, of {capacity:,} tokens"] if per_step > 1 else []),
+    ]
+    if problems:
+        raise SettingError(
+            "update_in_backward makes one update of one pass, on one device:",
+            problems=problems,
+            remedy="Give --micro-batch-tokens as many as --batch-tokens, or leave --update-in-backward out.",
+        )
 
 
 @contextmanager

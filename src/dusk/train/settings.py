@@ -39,6 +39,7 @@ class TrainSettings:
     seed: int = 0
     precision: Precision | None = None  # None: bf16 on a GPU, fp32 on a CPU; weights are updated in fp32
     weights: Precision = "fp32"  # what is updated; bf16 by stochastic rounding (optimizer adamw-bf16)
+    update_in_backward: bool = False  # each gradient is used up as it comes (optimizer adamw-bf16, one pass)
     save_dtype: SavedType = "source"  # source: that of the model that was trained
     gradient_checkpointing: bool = False
     compile: bool = False  # the layers, but for attention, by torch.compile
@@ -71,6 +72,17 @@ class TrainSettings:
                 "weights",
                 self.weights == "fp32" or self.optimizer == "adamw-bf16",
                 "fp32 unless the optimizer is adamw-bf16: others would round most updates away",
+            ),
+            *(
+                ("update_in_backward", fine or not self.update_in_backward, f"off unless {rule}")
+                for fine, rule in (
+                    (self.optimizer == "adamw-bf16", "the optimizer is adamw-bf16"),
+                    (
+                        self.grad_clip == 0,
+                        "grad_clip is 0: the norm of all gradients is known too late to clip",
+                    ),
+                    (self.spike_guard is None, "spike_guard is not given: no update can be skipped"),
+                )
             ),
             ("save_dtype", self.save_dtype in get_args(SavedType), "source, fp32 or bf16"),
             ("train", self.train in ("all", "new"), "all or new"),

@@ -25,6 +25,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from dusk.data.packing import TokenStore
 from dusk.errors import WorkError
+from dusk.train.adamw16 import AdamW16
 from dusk.train.batch import Batch, PlannedBatches, only_item
 from dusk.train.checkpoints import load_state, mark_complete, prune, save_state
 from dusk.train.distribution import from_main, on_main, rank, summed, whole, world_size
@@ -90,6 +91,8 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
 
     def _get_grad_norm(self, model: PreTrainedModel, grad_norm: Any = None) -> Any:
         """The last thing before an update is made: here the guard may forbid it."""
+        if self.settings.update_in_backward:
+            return self._adamw16.take_norm()
         norm = whole(super()._get_grad_norm(model, grad_norm))
         loss, self.step_loss = self.step_loss, 0.0
         if self.guard is not None:
@@ -147,7 +150,20 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
         self.optimizer: torch.optim.Optimizer | None
         if self.optimizer is None:
             self.optimizer = make_optimizer(model or self.model, self.settings, self.rates)
+            if self.settings.update_in_backward:
+                self._adamw16.update_in_backward()
         return self.optimizer
+
+    @property
+    def _adamw16(self) -> AdamW16:
+        optimizer = _bare(self.optimizer)
+        assert isinstance(optimizer, AdamW16)
+        return optimizer
+
+    def release(self) -> None:
+        """Leaves the model's backward passes to others."""
+        if self.settings.update_in_backward and self.optimizer is not None:
+            self._adamw16.release()
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
         """The schedules of `schedule.py` in place of transformers' own."""
