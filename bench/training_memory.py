@@ -36,6 +36,15 @@ CASES: list[dict[str, Any]] = [
     {"passes": 2, "tokens": 1024, "gradient_checkpointing": True},
     {"passes": 2, "tokens": 512, "vocab_size": 32000, "num_hidden_layers": 4},
     {"passes": 2, "tokens": 512, "hidden_size": 512, "num_hidden_layers": 4},
+    {"passes": 2, "tokens": 512, "hidden_size": 512, "num_hidden_layers": 4, "optimizer": "adamw-bf16"},
+    {
+        "passes": 1,
+        "tokens": 256,
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "optimizer": "adamw-bf16",
+        "update_in_backward": True,
+    },
 ]
 _RESET_PEAK = "5"
 
@@ -45,8 +54,11 @@ def _status_bytes(name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
-def run(passes: int, tokens: int, gradient_checkpointing: bool = False, **sizes: int) -> dict[str, int]:
-    """Train two steps; bytes beyond what was there before, and the budget's figure."""
+def run(passes: int, tokens: int, **more: Any) -> dict[str, int]:
+    """Train two steps; bytes beyond what was there before, and the budget's figure.
+
+    `more`: sizes of the model, and settings of training.
+    """
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from dusk.data.packing import TokenDocument, build_store
@@ -54,7 +66,8 @@ def run(passes: int, tokens: int, gradient_checkpointing: bool = False, **sizes:
     from dusk.train.objectives import NextToken
     from dusk.train.settings import TrainSettings
 
-    config = {**BASE, **sizes}
+    config = {name: more.get(name, size) for name, size in BASE.items()}
+    given = {name: value for name, value in more.items() if name not in BASE}
     random = np.random.default_rng(0)
     documents = [
         TokenDocument(random.integers(config["vocab_size"], size=DOCUMENT).tolist(), [True] * DOCUMENT)
@@ -63,9 +76,10 @@ def run(passes: int, tokens: int, gradient_checkpointing: bool = False, **sizes:
     settings = TrainSettings(
         batch_tokens=passes * tokens,
         micro_batch_tokens=tokens,
-        gradient_checkpointing=gradient_checkpointing,
         precision="fp32",
+        grad_clip=0.0 if more.get("update_in_backward") else 1.0,
         threads=1,
+        **given,
     )
     gc.collect()
     before = _status_bytes("VmRSS")
@@ -74,7 +88,7 @@ def run(passes: int, tokens: int, gradient_checkpointing: bool = False, **sizes:
     with tempfile.TemporaryDirectory() as folder:
         rates = {name: 1.0 for name, _ in model.named_parameters()}
         fit(model, build_store(documents), NextToken(), settings, Path(folder), rates=rates)
-    work = Work(Shape.of(config), None, passes * tokens, tokens, DOCUMENT, "fp32", gradient_checkpointing)
+    work = Work(Shape.of(config), None, passes * tokens, tokens, DOCUMENT, "fp32", **given)
     return {"measured": _status_bytes("VmHWM") - before, "said": memory(work, 1).total}
 
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def test_memory_is_within_ten_percent_of_what_a_run_takes():
         check=True,
     )
     found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(found) == 5
+    assert len(found) == 7
     assert {case["said"] // 10**7 for case in found} != {found[0]["said"] // 10**7}
     for case in found:
         assert case["said"] == pytest.approx(case["measured"], rel=0.1), case
@@ -117,6 +118,19 @@ class TestCosts:
     def test_full_tuning_does_not_fit_one_gpu_of_80_gb_and_fits_eight(self):
         assert not cost(work(), parse_machine("1xH100")).fits
         assert cost(work(), parse_machine("8xH100")).fits
+
+    def test_in_bf16_full_tuning_fits_one_gpu_and_updates_in_the_backward_pass_one_of_80_gb(self):
+        small = work(batch_tokens=4096, micro_batch_tokens=4096)
+        light = replace(small, optimizer="adamw-bf16", weights="bf16")
+        at_once = replace(light, update_in_backward=True)
+        assert memory(light, 1).states == 6 * SOLAR.parameters
+        assert memory(light, 1).gradients == 2 * SOLAR.parameters
+        assert memory(at_once, 1).gradients == 2 * 4096 * 32000
+        fits = [
+            [cost(one, parse_machine(machine)).fits for machine in ("1xH100", "1xH200")]
+            for one in (small, light, at_once)
+        ]
+        assert fits == [[False, False], [False, True], [True, True]]
 
     def test_short_passes_between_machines_are_bound_by_communication(self):
         short = work(batch_tokens=32 * 1024, sequence_length=1024)
@@ -187,9 +201,9 @@ class TestRecipes:
         assert "g CO2 a kWh" in shown
 
     def test_what_takes_less_than_full_training_is_said(self, mistral: Path, tmp_path: Path):
-        text = RECIPE.read_text().replace("    epochs: 1\n", "    epochs: 1\n    optimizer: adamw-bf16\n")
-        (tmp_path / "bf16.yaml").write_text(text)
-        words = ["budget", str(tmp_path / "bf16.yaml"), "--gpus", "8xH200", "--config", f"mistral={mistral}"]
+        text = RECIPE.read_text().replace("    epochs: 1\n", "    epochs: 1\n    optimizer: muon\n")
+        (tmp_path / "muon.yaml").write_text(text)
+        words = ["budget", str(tmp_path / "muon.yaml"), "--gpus", "8xH200", "--config", f"mistral={mistral}"]
         shown = CliRunner().invoke(dusk, words)
         assert "which takes more: candidate_1, candidate_2." in shown.output
 

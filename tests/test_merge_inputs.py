@@ -43,6 +43,18 @@ def test_different_shapes_are_all_listed(model_folder: Models, tmp_path: Path) -
     assert not list(tmp_path.iterdir())
 
 
+def test_models_that_cannot_be_opened_are_all_named(model_folder: Models, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    absent = [tmp_path / "absent", tmp_path / "empty"]
+    with pytest.raises(CheckpointError, match="2 of 3 models cannot be merged") as caught:
+        merge([absent[0], model_folder("llama"), absent[1]], tmp_path / "out")
+    for model, problem in zip(absent, caught.value.problems, strict=True):
+        assert str(model) in problem
+    with pytest.raises(CheckpointError) as caught:
+        merge([absent[0], absent[0]], tmp_path / "out")
+    assert caught.value.problems == []
+
+
 def test_different_meaning_is_refused_although_shapes_agree(model_folder: Models, tmp_path: Path) -> None:
     a, b = (
         model_folder("llama"),

@@ -58,6 +58,28 @@ def test_another_run_on_the_same_model_and_data_need_not_compute_them_again(
     assert passes == [24] * 5
 
 
+def test_two_runs_that_compute_the_same_at_the_same_time_both_end(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    model, settings = load_model(base), TrainSettings()
+    store, _ = pair_store([pair_file(tmp_path)], load_tokenizer(base, model), SOLAR, sequence_length=128)
+    monkeypatch.setattr(reference, "_PIECE_TOKENS", store.tokens.size // 3)
+    original, found = reference.document_nats, []
+
+    def beside_another(*args: Any, **given: Any) -> Any:
+        with monkeypatch.context() as patch:  # it begins and ends within our second piece
+            patch.setattr(reference, "document_nats", original)
+            if (tmp_path / "cache").exists() and not found:
+                found.append(reference_logs(tmp_path / "cache", "sha256:abc", model, store, settings))
+        return original(*args, **given)
+
+    monkeypatch.setattr(reference, "document_nats", beside_another)
+    logs = reference_logs(tmp_path / "cache", "sha256:abc", model, store, settings)
+    np.testing.assert_array_equal(logs, found[0])
+    (kept,) = (tmp_path / "cache").iterdir()
+    np.testing.assert_array_equal(np.load(kept), logs)
+
+
 def test_a_pass_that_was_killed_goes_on_behind_its_last_piece(
     base: Path, tmp_path: Path, passes: list[int], monkeypatch: pytest.MonkeyPatch
 ):

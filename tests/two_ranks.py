@@ -27,6 +27,9 @@ PRETRAIN: dict[str, Any] = {
 UNEVEN: dict[str, Any] = {**PRETRAIN, "batch_tokens": 384}
 SFT: dict[str, Any] = {"batch_tokens": 200, "micro_batch_tokens": 100, "learning_rate": 1e-3, "threads": 1}
 ALIGN: dict[str, Any] = {**SFT, "order": "easy-to-hard"}
+MUON: dict[str, Any] = {**PRETRAIN, "optimizer": "muon"}
+ADAPTERS: dict[str, Any] = {**SFT, "lora_rank": 4, "keep_adapter": True}
+LIGHT: dict[str, Any] = {**PRETRAIN, "optimizer": "adamw-bf16"}
 STOP_IN = 3  # the step that tells its progress; the next one ends with a checkpoint
 
 
@@ -75,6 +78,14 @@ def main(folder: Path) -> None:
     sft(base, two / "sft", data=folder / "chat.jsonl", token_cache=str(folder / "tokens"), **SFT)
     pairs = [folder / "one.jsonl", folder / "two.jsonl"]
     align(folder / "tied", two / "align", steps=pairs, **ALIGN)
+    pretrain(base, two / "muon", data=text, **MUON)
+    sft(base, two / "adapters", data=folder / "chat.jsonl", **ADAPTERS)
+    pretrain(base, two / "light", data=text, **LIGHT)
+    for name in ("light-begun", "light-begun-by-two"):
+        with contextlib.suppress(StoppedError):
+            pretrain(base, two / name, data=text, progress=Stop(signal.SIGUSR1), **LIGHT)
+            raise AssertionError("it was not stopped")
+    pretrain(base, two / "light-begun", data=text, **LIGHT)
     pretrain(base, folder / "begun-alone", data=text, **PRETRAIN)  # goes on from there
     with contextlib.suppress(StoppedError):
         pretrain(base, folder / "begun-by-two", data=text, progress=Stop(signal.SIGUSR1), **PRETRAIN)

@@ -4,10 +4,10 @@ Symbols: P parameters, W ranks, T tokens of one forward pass on a rank, L layers
 widths of all query and key heads, m width of the feed-forward block, V vocabulary, b bytes of a compute element (2
 under bf16, 4 in fp32).
 
-Memory of a rank, the most of a step in bytes (what stays: ZeRO, Rajbhandari et al. 2020, section 3, with float32
-weights; what passes: counted from the operations of our own training step, and held against a measured run):
-    states       = 12 P / W                       weights 4, Adam's two moments 8
-    gradients    = 4 P / W
+Memory of a rank, the most of a step in bytes (what stays: ZeRO, Rajbhandari et al. 2020, section 3; what passes:
+counted from the operations of our own training step, and held against measured runs):
+    states       = (w + 2 s) P / W                weights w, Adam's two moments s each: 4 in fp32, 2 in bf16
+    gradients    = w P / W                        with update_in_backward w times the largest matrix
     gathered     = b (2 layer + tables)           W > 1: this layer, the one fetched ahead, and the root's tables
                  + 4 (layer + tables)             W > 1: their gradients before they are summed over the ranks
     activations  = T L a                          a: what a layer keeps for its backward pass, below; with
@@ -56,6 +56,7 @@ class Work:
         micro_batch_tokens: of one forward pass on a rank.
         sequence_length: of a document.
         reference_pass: whether each token also goes once forward without a gradient (DPO).
+        optimizer, weights, update_in_backward: as in the settings of training.
     """
 
     shape: Shape
@@ -66,6 +67,9 @@ class Work:
     precision: str = "bf16"
     gradient_checkpointing: bool = False
     reference_pass: bool = False
+    optimizer: str = "adamw"
+    weights: str = "fp32"
+    update_in_backward: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,7 @@ def memory(work: Work, ranks: int) -> Memory:
     """The memory of one rank."""
     shape, tokens, width = work.shape, largest_pass(work, ranks), element_bytes(work.precision)
     per_token = activation_bytes(shape, work.precision)
+    weight, moments = element_bytes(work.weights), 4 if work.optimizer == "adamw-bf16" else 8
     kept = (
         tokens * (4 * shape.hidden * shape.layers + per_token)
         if work.gradient_checkpointing
@@ -116,8 +121,8 @@ def memory(work: Work, ranks: int) -> Memory:
     layer, tables = shape.layer_parameters, shape.table_parameters
     chunk = max(64 * shape.vocabulary, CHUNK_ELEMENTS)
     return Memory(
-        states=12 * shape.parameters // ranks,
-        gradients=4 * shape.parameters // ranks,
+        states=(weight + moments) * shape.parameters // ranks,
+        gradients=weight * (shape.largest_matrix if work.update_in_backward else shape.parameters // ranks),
         gathered=width * (2 * layer + tables) + 4 * (layer + tables) if ranks > 1 else 0,
         activations=kept,
         head=8 * shape.vocabulary * shape.hidden + tokens * (4 + 2 * width) * shape.hidden + 4 * 2 * chunk,
@@ -131,7 +136,7 @@ def usable_bytes(machine: Machine) -> float:
 
 
 def element_bytes(precision: str) -> int:
-    """Bytes of an element in products."""
+    """Bytes of an element."""
     return 2 if precision == "bf16" else 4
 
 

@@ -23,7 +23,7 @@ DEFAULT_BATCH = 8192
 class StageBudget:
     """One stage: the model that comes out of it, and the cost of its training, if it trains.
 
-    `as_adamw`: the stage has adapters or another optimizer, and is still costed as full training with AdamW.
+    `as_adamw`: the stage has adapters or Muon, and is still costed as full training with AdamW.
     """
 
     name: str
@@ -159,9 +159,10 @@ def _depth(base: Shape, given: Mapping[str, Any]) -> int:
 
 
 def _lighter(given: Mapping[str, Any]) -> bool:
-    """Whether a stage holds less than full training with AdamW does."""
-    adapters = any(key.startswith("lora") and value for key, value in given.items())
-    return adapters or given.get("optimizer") not in (None, "adamw")
+    """Whether a stage holds less than full training with AdamW does, and nobody says how much less."""
+    return given.get("optimizer") == "muon" or any(
+        key.startswith("lora") and value for key, value in given.items()
+    )
 
 
 def _work(shape: Shape, settings: StageSettings) -> Work:
@@ -177,6 +178,9 @@ def _work(shape: Shape, settings: StageSettings) -> Work:
         precision=given.get("precision") or "bf16",
         gradient_checkpointing=bool(given.get("gradient_checkpointing")),
         reference_pass=settings.kind == "align",
+        optimizer="adamw-bf16" if given.get("optimizer") == "adamw-bf16" else "adamw",
+        weights=given.get("weights") or "fp32",
+        update_in_backward=bool(given.get("update_in_backward")),
     )
 
 

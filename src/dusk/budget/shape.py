@@ -57,6 +57,11 @@ class Shape:
         return (1 if self.tied else 2) * self.vocabulary * self.hidden + self.hidden
 
     @property
+    def largest_matrix(self) -> int:
+        """Elements of the largest weight there is."""
+        return self.hidden * max(self.vocabulary, self.intermediate, self.query)
+
+    @property
     def parameters(self) -> int:
         """All of them."""
         return self.layers * self.layer_parameters + self.table_parameters

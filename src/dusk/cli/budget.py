@@ -65,8 +65,8 @@ def _show(made: Budget, mfu: float, pue: float, grid: float) -> None:
     short = [stage.name for stage in made.stages if stage.cost is not None and not stage.cost.fits]
     if short:
         sentences(
-            f"Does not fit {gpu.memory_gb:g} GB: {', '.join(short)}. More GPUs, fewer micro_batch_tokens, or "
-            "gradient_checkpointing."
+            f"Does not fit {gpu.memory_gb:g} GB: {', '.join(short)}. More GPUs, fewer micro_batch_tokens, "
+            "gradient_checkpointing, or optimizer adamw-bf16 with weights bf16."
         )
     lighter = [stage.name for stage in made.stages if stage.as_adamw]
     if lighter:

@@ -27,6 +27,7 @@ from dusk.checkpoint import (
     write_manifest,
 )
 from dusk.checkpoint.shards import SHARD_LIMIT_BYTES
+from dusk.errors import CheckpointError, Faults
 from dusk.merge.alike import merged_tensors, require_alike
 from dusk.merge.methods import DEFAULT_METHOD, Given, Setting, choose_method
 from dusk.merge.tokenizers import require_same_tokenizer
@@ -91,9 +92,7 @@ def merge(
     chosen = choose_method(
         method, Given(len(models), base_model is not None, weights, t, density, scaling, seed)
     )
-    opened = [open_checkpoint(model) for model in [*models, *([base_model] if base_model else [])]]
-    for checkpoint in opened:
-        require_fit(checkpoint)
+    opened = _opened([*models, *([base_model] if base_model else [])])
     warnings = require_same_tokenizer(opened) + require_alike(opened)
     kept = merged_tensors(opened[0])
     tensor_bytes = sum(entry.bytes for entry in kept.values())
@@ -116,6 +115,18 @@ def merge(
         _describe(folder.path, opened, report)
         folder.commit()
     return report
+
+
+def _opened(models: Sequence[str | Path]) -> list[Checkpoint]:
+    opened, faults = [], Faults(CheckpointError)
+    for model in dict.fromkeys(models):
+        with faults:
+            checkpoint = open_checkpoint(model)
+            require_fit(checkpoint)
+            opened.append((model, checkpoint))
+    faults.raise_any(f"{len(faults)} of {len(models)} models cannot be merged:")
+    found = dict(opened)
+    return [found[model] for model in models]
 
 
 def _value_warnings(not_finite: Sequence[str]) -> list[str]:

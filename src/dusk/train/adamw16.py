@@ -23,6 +23,8 @@ from torch.utils.hooks import RemovableHandle
 from dusk.train.distribution import rank
 
 _LOW_BITS = 1 << 16
+_SLICE = 1 << 24  # elements
+_AVERAGES = ("exp_avg", "exp_avg_sq")
 
 
 class AdamW16(torch.optim.Optimizer):
@@ -67,14 +69,14 @@ class AdamW16(torch.optim.Optimizer):
     def _update_at_once(self, parameter: Tensor, *, index: int, number: int) -> None:
         assert parameter.grad is not None
         self._squares.append(parameter.grad.float().square().sum())
-        self._update(parameter, parameter.grad, self.state[parameter], self.param_groups[index], number)
+        self._update(parameter, parameter.grad, self.param_groups[index], number)
         parameter.grad = None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's own, which casts the averages to the type of their parameters, and back."""
         super().load_state_dict(state_dict)
         for state in self.state.values():
-            for name in ("exp_avg", "exp_avg_sq"):
+            for name in _AVERAGES:
                 state[name] = state[name].to(torch.bfloat16)
 
     @torch.no_grad()
@@ -86,29 +88,49 @@ class AdamW16(torch.optim.Optimizer):
             for parameter in group["params"]:
                 number += 1
                 if parameter.grad is not None:
-                    self._update(
-                        _local(parameter), _local(parameter.grad), self.state[parameter], group, number
-                    )
+                    self._update(parameter, parameter.grad, group, number)
 
-    def _update(
-        self, weight: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any], number: int
-    ) -> None:
+    def _update(self, weight: Tensor, gradient: Tensor, group: dict[str, Any], number: int) -> None:
+        state = self.state[weight]
         if not state:
             state["step"] = 0
-            state["exp_avg"] = torch.zeros_like(weight, dtype=torch.bfloat16)
-            state["exp_avg_sq"] = torch.zeros_like(weight, dtype=torch.bfloat16)
+            for name in _AVERAGES:  # in shards like the weight, so that checkpoints know of them
+                state[name] = torch.zeros_like(weight, dtype=torch.bfloat16)
         state["step"] += 1
-        step, (beta1, beta2) = state["step"], group["betas"]
-        source = torch.Generator(weight.device).manual_seed(_mixed(self.seed, step, number, rank()))
-        slope = gradient.float()
-        mean = state["exp_avg"].float().lerp_(slope, 1 - beta1)
-        square = state["exp_avg_sq"].float().mul_(beta2).addcmul_(slope, slope, value=1 - beta2)
-        _keep(state["exp_avg"], mean, source)
-        _keep(state["exp_avg_sq"], square, source)
-        size = group["lr"] / (1 - beta1**step)
-        change = mean.mul_(size).div_(square.sqrt_().div_(math.sqrt(1 - beta2**step)).add_(group["eps"]))
-        wide = weight.float()
-        _keep(weight, wide.mul(1 - group["lr"] * group["weight_decay"]).sub_(change), source)
+        source = torch.Generator(weight.device).manual_seed(_mixed(self.seed, state["step"], number, rank()))
+        for part in _slices(*map(_local, (weight, gradient, *(state[name] for name in _AVERAGES)))):
+            _update_slice(*part, group, state["step"], source)
+
+
+Part = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def _slices(weight: Tensor, gradient: Tensor, average: Tensor, average_square: Tensor) -> list[Part]:
+    """Views that together are the tensors: what is computed of one in float32 takes half a gigabyte at most."""
+    whole = weight, gradient, average, average_square
+    if not all(tensor.is_contiguous() for tensor in whole):
+        return [whole]
+    return list(zip(*(tensor.view(-1).split(_SLICE) for tensor in whole), strict=True))
+
+
+def _update_slice(
+    weight: Tensor,
+    gradient: Tensor,
+    average: Tensor,
+    average_square: Tensor,
+    group: dict[str, Any],
+    step: int,
+    source: torch.Generator,
+) -> None:
+    beta1, beta2 = group["betas"]
+    slope = gradient.float()
+    mean = average.float().lerp_(slope, 1 - beta1)
+    square = average_square.float().mul_(beta2).addcmul_(slope, slope, value=1 - beta2)
+    _keep(average, mean, source)
+    _keep(average_square, square, source)
+    size = group["lr"] / (1 - beta1**step)
+    change = mean.mul_(size).div_(square.sqrt_().div_(math.sqrt(1 - beta2**step)).add_(group["eps"]))
+    _keep(weight, weight.float().mul(1 - group["lr"] * group["weight_decay"]).sub_(change), source)
 
 
 def _mixed(*numbers: int) -> int:

@@ -7,6 +7,7 @@ on behind the last one.
 
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
@@ -47,7 +48,8 @@ def reference_logs(
             ):  # of Solar Pro, whose skips in evaluation are another function
                 logs[units] = -answers(document_nats(model, piece, precision=settings.precision))
             on_main(lambda: _keep(logs, partial))
-    on_main(lambda: partial.replace(file))
+    on_main(lambda: _keep(logs, file))
+    on_main(lambda: partial.unlink(missing_ok=True))
     return logs
 
 
@@ -69,6 +71,10 @@ def _begun(partial: Path, pairs: int) -> Logs:
 
 
 def _keep(logs: Logs, file: Path) -> None:
-    writing = file.with_suffix(".writing.npy")
-    np.save(writing, logs)
-    writing.replace(file)
+    """Whole or not at all, also where another run computes the same at the same time."""
+    writing = file.with_suffix(f".{uuid4().hex}.npy")
+    try:
+        np.save(writing, logs)
+        writing.replace(file)
+    finally:
+        writing.unlink(missing_ok=True)
