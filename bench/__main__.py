@@ -24,6 +24,7 @@ from bench import (
     solar_pro_full,
     start_up,
     training,
+    training_gpu,
     verify,
 )
 from bench.machine import described
@@ -39,6 +40,7 @@ BENCHES: dict[str, ModuleType] = {
         verify,
         merge,
         training,
+        training_gpu,
         solar_pro,
         solar_pro_full,
         evaluation,

@@ -30,7 +30,7 @@ def prepare(work: Path) -> None:
             {**row, "prompt": SOLAR.prompt([{"role": "user", "content": row["prompt"]}])} for row in rows
         ]
         _write(work / f"{name}-rendered.jsonl", rendered)
-    _save_tokenizer(work / "model")
+    save_tokenizer(work / "model", VOCABULARY, CONTEXT)
     save_model(work / "model")
 
 
@@ -38,17 +38,17 @@ def _write(file: Path, rows: list[dict[str, str]]) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def _save_tokenizer(folder: Path) -> None:
-    """A word is a token, so that texts have the lengths that they are to have."""
+def save_tokenizer(folder: Path, words: int, context: int) -> None:
+    """A word is a token, so that texts have the lengths that they are to have; `w0` to `w{words - 9}`."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     vocabulary = {"<unk>": 0, _END: 1, "<pad>": 2}
-    vocabulary |= {f"w{i}": 3 + i for i in range(VOCABULARY - 8)}
+    vocabulary |= {f"w{i}": 3 + i for i in range(words - 8)}
     inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     made = PreTrainedTokenizerFast(
-        tokenizer_object=inner, eos_token=_END, unk_token="<unk>", pad_token="<pad>", model_max_length=CONTEXT
+        tokenizer_object=inner, eos_token=_END, unk_token="<unk>", pad_token="<pad>", model_max_length=context
     )
     made.save_pretrained(folder)
 

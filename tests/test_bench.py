@@ -5,7 +5,7 @@ import math
 import sys
 
 import pytest
-from bench import training
+from bench import training, training_gpu
 from bench.__main__ import BENCHES, main, parser
 from bench.checkpoints import MERGEKIT_VARIABLE, mergekit_absent, mergekit_command, plain_copies
 from bench.measure import Run, in_turn, measured
@@ -240,3 +240,28 @@ def test_training_is_told_by_the_clock_and_by_processor_time(tmp_path, monkeypat
     assert "are equal (0.001)" in pairs.notes[-1]
     losses["loop-bf16"][1] = 2.001
     assert "DIFFER" in training.bench(tmp_path, 1)[1].notes[-1]
+
+
+@pytest.mark.filterwarnings("ignore")  # of TRL
+def test_the_bench_for_a_gpu_runs_at_a_tiny_size(tmp_path):
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "vocab_size": 64}
+    config = (
+        training_gpu.SIZES["10.7b"].config | sizes | {"num_hidden_layers": 4, "max_position_embeddings": 64}
+    )
+    for name, drop in (("1.5b", 1), ("10.7b", 1)):
+        work = tmp_path / name
+        work.mkdir()
+        real = training_gpu.SIZES[name]
+        size = training_gpu.Size(config, drop, 64, 128, real.passes, real.steps, real.settings)
+        training_gpu.prepare(size, work)
+        for way in ("dusk", "trl")[: len(training_gpu.WAYS[name]) // 2]:
+            found = training_gpu.figures(size, way, work)
+            assert found["tokens_per_second"] > 0
+            assert found["peak_bytes"] > 0
+
+
+@pytest.mark.skipif(training_gpu.torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_the_bench_says_so(tmp_path):
+    told = "\n".join(str(table) for table in training_gpu.bench(tmp_path, 1))
+    assert told.count("(no CUDA device)") == 6
+    assert told.count("not measured") == 6 + 4

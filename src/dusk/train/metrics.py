@@ -10,9 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 
 def peak_memory_bytes() -> int:
-    """The largest resident size of this process so far."""
+    """The most memory so far: of the GPU where there is one, else the largest resident size of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
