@@ -260,7 +260,7 @@ def test_the_bench_for_a_gpu_runs_at_a_tiny_size(tmp_path):
             assert found["peak_bytes"] > 0
 
 
-@pytest.mark.skipif(training_gpu.torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.skipif(training_gpu._has_gpu(), reason="there is a GPU")
 def test_without_a_gpu_the_bench_says_so(tmp_path):
     told = "\n".join(str(table) for table in training_gpu.bench(tmp_path, 1))
     assert told.count("(no CUDA device)") == 6

@@ -222,7 +222,9 @@ def test_settings_are_the_parameters_of_the_function(kind):
 
         from dusk.train.settings import TrainSettings
 
-        known |= {field.name for field in fields(TrainSettings)}
+        trained = {field.name for field in fields(TrainSettings)}
+        assert trained <= set(kind.settings.model_fields)  # no setting without a flag and a key
+        known |= trained
     assert "out" in parameters
     assert set(kind.settings.keywords()) <= known
 

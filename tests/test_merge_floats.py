@@ -1,6 +1,8 @@
 """bfloat16 in a merge: read, rounded once, summed and multiplied, against torch and by hand."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -135,3 +137,18 @@ def test_dot_products_are_those_of_float64(models: int, elements: int) -> None:
     exact = [[math.fsum(x * y) for y in wide] for x in wide]
     np.testing.assert_allclose(kernels.gram_of_bits(bits), exact, rtol=1e-13, atol=1e-12)
     np.testing.assert_allclose(kernels.gram(wide), exact, rtol=1e-13, atol=1e-12)
+
+
+def test_where_nothing_can_be_kept_the_loops_are_compiled_all_the_same() -> None:
+    """As in a package folder and a home that cannot be written."""
+    code = """
+import numba.core.caching as caching, numpy as np
+caching.CacheImpl._locator_classes = []
+from importlib import import_module
+kernels = import_module("dusk.merge.kernels")
+out = np.empty(1, np.uint16)
+assert kernels.weighted_sum(np.array([[0x3F80], [0x4040]], np.uint16), np.array([0.5, 0.5]), out)
+print(hex(out[0]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "0x4000"  # (1 + 3) / 2

@@ -188,6 +188,9 @@ class TrainingStage(StageSettings):
     seed: Seed | None = Field(None, description="seed of the order and of new weights")
     precision: Literal["fp32", "bf16"] | None = Field(None, description="type of the arithmetic")
     weights: Literal["fp32", "bf16"] | None = Field(None, description="type that weights are trained in")
+    update_in_backward: bool | None = Field(
+        None, description="use each gradient up as it comes (adamw-bf16, one pass an update, grad_clip 0)"
+    )
     save_dtype: Literal["source", "fp32", "bf16"] | None = Field(None, description="type of the result")
     gradient_checkpointing: bool | None = Field(None, description="less memory for more computation")
     compile: bool | None = Field(None, description="compile the layers (torch.compile)")
