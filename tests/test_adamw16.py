@@ -120,7 +120,16 @@ def living(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-@pytest.mark.parametrize("more", [{}, {"weights": "bf16"}, {"gradient_checkpointing": True}])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"weights": "bf16"},
+        {"gradient_checkpointing": True},
+        {"gradient_checkpointing": True, "weights": "bf16"},
+        {"gradient_checkpointing": True, "precision": "bf16"},
+    ],
+)
 @pytest.mark.parametrize("tied", [False, True])
 def test_updates_in_the_backward_pass_are_the_same_and_hold_one_gradient(
     tmp_path: Path, living: list[int], more: dict[str, Any], tied: bool

@@ -244,7 +244,7 @@ def test_training_is_told_by_the_clock_and_by_processor_time(tmp_path, monkeypat
 
 @pytest.mark.filterwarnings("ignore")  # of TRL
 def test_the_bench_for_a_gpu_runs_at_a_tiny_size(tmp_path):
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "vocab_size": 64}
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
     config = (
         training_gpu.SIZES["10.7b"].config | sizes | {"num_hidden_layers": 4, "max_position_embeddings": 64}
     )

@@ -29,8 +29,9 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        whole = ctx.saved_tensors[0].shape
-        query, key, value, gradient = map(filled, (*ctx.saved_tensors, gradients[0]))
+        saved = ctx.saved_tensors  # read once: gradient checkpointing makes them again for each reading
+        whole = saved[0].shape
+        query, key, value, gradient = map(filled, (*saved, gradients[0]))
         blocks, groups, length, size = key.shape
         shape = (blocks, groups, -1, length, size)  # query heads by the key head that they share
         queries, outs = (query * ctx.scale).view(shape), gradient.reshape(shape)
