@@ -3,7 +3,7 @@
 import json
 import math
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -78,10 +78,11 @@ TASKS = (
 )
 
 
-def bench(work: Path, rounds: int) -> list[Table]:
+def bench(work: Path, rounds: int) -> Iterator[Table]:
     """A child a way and round; its own figures, not its wall time, which is mostly imports."""
     measured([PYTHON, "-m", "bench.training_ways", "prepare", "all", str(work)], work / "log")
-    return [table for task in TASKS for table in _tables(task, work, rounds)]
+    for task in TASKS:
+        yield from _tables(task, work, rounds)
 
 
 def _tables(task: Task, work: Path, rounds: int) -> list[Table]:

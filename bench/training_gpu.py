@@ -10,6 +10,7 @@ import shlex
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -60,9 +61,10 @@ SIZES = {
 WAYS = {"1.5b": ("dusk", "dusk-compiled", "trl", "trl-compiled"), "10.7b": ("dusk", "dusk-compiled")}
 
 
-def bench(work: Path, rounds: int) -> list[Table]:
+def bench(work: Path, rounds: int) -> Iterator[Table]:
     """A child a way and round."""
-    return [_table(name, work, rounds) for name in SIZES]
+    for name in SIZES:
+        yield _table(name, work, rounds)
 
 
 def _table(name: str, work: Path, rounds: int) -> Table:

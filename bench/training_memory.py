@@ -59,6 +59,7 @@ def run(passes: int, tokens: int, **more: Any) -> dict[str, int]:
 
     `more`: sizes of the model, and settings of training.
     """
+    import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from dusk.data.packing import TokenDocument, build_store
@@ -85,6 +86,8 @@ def run(passes: int, tokens: int, **more: Any) -> dict[str, int]:
     before = _status_bytes("VmRSS")
     Path("/proc/self/clear_refs").write_text(_RESET_PEAK, encoding="ascii")
     model = LlamaForCausalLM(LlamaConfig(**config))
+    if settings.weights == "bf16":
+        model.to(torch.bfloat16)  # as the commands do
     with tempfile.TemporaryDirectory() as folder:
         rates = {name: 1.0 for name, _ in model.named_parameters()}
         fit(model, build_store(documents), NextToken(), settings, Path(folder), rates=rates)

@@ -17,7 +17,8 @@ Where a step has several passes, gradients stay between them: states + gradients
 activations go as gradients come: states + max(activations + head, gradients).
     a (fp32)     = 4 (6 h + 3 q + 2 k + 4 m)      two norms keep input, normalised input and output; attention
                                                   query, key, value, and its output twice; the block four of m
-    a (bf16)     = 28 h + 2 (3 q + 2 k + 4 m)     under autocast norms keep float32, and a bf16 copy
+    a (bf16)     = 28 h + 2 (3 q + 2 k + 4 m)     under autocast norms keep float32, and a bf16 copy; with bf16
+                                                  weights 16 h: one float32 copy, and two in bf16
 
 Operations a token (Kaplan et al. 2020, section 2.1; causal attention counted as half): 6 (L layer + V h) + 6 L q S
 for documents of S tokens, as `train/flops.py` counts them. Time = operations / (W peak mfu). mfu is the share of
@@ -111,7 +112,7 @@ class Cost:
 def memory(work: Work, ranks: int) -> Memory:
     """The memory of one rank."""
     shape, tokens, width = work.shape, largest_pass(work, ranks), element_bytes(work.precision)
-    per_token = activation_bytes(shape, work.precision)
+    per_token = activation_bytes(shape, work.precision, work.weights)
     weight, moments = element_bytes(work.weights), 4 if work.optimizer == "adamw-bf16" else 8
     kept = (
         tokens * (4 * shape.hidden * shape.layers + per_token)
@@ -140,10 +141,12 @@ def element_bytes(precision: str) -> int:
     return 2 if precision == "bf16" else 4
 
 
-def activation_bytes(shape: Shape, precision: str) -> int:
+def activation_bytes(shape: Shape, precision: str, weights: str = "fp32") -> int:
     """What one layer keeps of one token for its backward pass."""
     inside = 3 * shape.query + 2 * shape.key + 4 * shape.intermediate
-    return 28 * shape.hidden + 2 * inside if precision == "bf16" else 4 * (6 * shape.hidden + inside)
+    if precision != "bf16":
+        return 4 * (6 * shape.hidden + inside)
+    return (16 if weights == "bf16" else 28) * shape.hidden + 2 * inside
 
 
 def passes(work: Work, ranks: int) -> int:
