@@ -64,6 +64,7 @@ def run(passes: int, tokens: int, **more: Any) -> dict[str, int]:
 
     from dusk.data.packing import TokenDocument, build_store
     from dusk.train.fit import fit
+    from dusk.train.loss import CHUNK_ELEMENTS
     from dusk.train.objectives import NextToken
     from dusk.train.settings import TrainSettings
 
@@ -92,7 +93,10 @@ def run(passes: int, tokens: int, **more: Any) -> dict[str, int]:
         rates = {name: 1.0 for name, _ in model.named_parameters()}
         fit(model, build_store(documents), NextToken(), settings, Path(folder), rates=rates)
     work = Work(Shape.of(config), None, passes * tokens, tokens, DOCUMENT, "fp32", **given)
-    return {"measured": _status_bytes("VmHWM") - before, "said": memory(work, 1).total}
+    return {
+        "measured": _status_bytes("VmHWM") - before,
+        "said": memory(work, 1, chunk_elements=CHUNK_ELEMENTS["cpu"]).total,
+    }
 
 
 def measured() -> Iterator[dict[str, Any]]:

@@ -17,7 +17,7 @@ ROWS, SIZE, VOCABULARY = 300, 8, 50
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(losses, "_CHUNK_ELEMENTS", 64 * VOCABULARY)  # five chunks, the last one short
+    monkeypatch.setitem(losses.CHUNK_ELEMENTS, "cpu", 64 * VOCABULARY)  # five chunks, the last one short
 
 
 def problem(dtype: torch.dtype = torch.float64, scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:

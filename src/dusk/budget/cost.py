@@ -43,8 +43,8 @@ GRID_G_KWH = 445.0
 """Grams of CO2 a kWh: the world's mean of 2024 (IEA, Electricity 2025); a stated input."""
 NODE_LINK_GB_S = 50.0
 """Between machines, one direction and GPU: one 400 Gb/s adapter each; a stated input."""
-CHUNK_ELEMENTS = 1 << 20
-"""Logits that exist at once (`train/loss.py`)."""
+CHUNK_ELEMENTS = 1 << 27
+"""Logits that exist at once on a GPU (`train/loss.py`)."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,8 @@ class Cost:
     fits: bool
 
 
-def memory(work: Work, ranks: int) -> Memory:
-    """The memory of one rank."""
+def memory(work: Work, ranks: int, *, chunk_elements: int = CHUNK_ELEMENTS) -> Memory:
+    """The memory of one rank; `chunk_elements` are the logits that exist at once."""
     shape, tokens, width = work.shape, largest_pass(work, ranks), element_bytes(work.precision)
     per_token = activation_bytes(shape, work.precision, work.weights)
     weight, moments = element_bytes(work.weights), 4 if work.optimizer == "adamw-bf16" else 8
@@ -120,13 +120,13 @@ def memory(work: Work, ranks: int) -> Memory:
         else tokens * shape.layers * per_token
     )
     layer, tables = shape.layer_parameters, shape.table_parameters
-    chunk = max(64 * shape.vocabulary, CHUNK_ELEMENTS)
+    logits = shape.vocabulary * min(max(64, chunk_elements // shape.vocabulary), tokens)
     return Memory(
         states=(weight + moments) * shape.parameters // ranks,
         gradients=weight * (shape.largest_matrix if work.update_in_backward else shape.parameters // ranks),
         gathered=width * (2 * layer + tables) + 4 * (layer + tables) if ranks > 1 else 0,
         activations=kept,
-        head=8 * shape.vocabulary * shape.hidden + tokens * (4 + 2 * width) * shape.hidden + 4 * 2 * chunk,
+        head=8 * shape.vocabulary * shape.hidden + tokens * (4 + 2 * width) * shape.hidden + 8 * logits,
         passes=passes(work, ranks),
     )
 

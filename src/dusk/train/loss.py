@@ -13,7 +13,8 @@ from torch import Tensor
 from dusk.train.shapes import filled
 
 IGNORED = -100
-_CHUNK_ELEMENTS = 1 << 20  # logits that exist at once
+CHUNK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 27}
+"""Logits that exist at once: what stays in a processor's cache; large products for a GPU, half a gigabyte."""
 
 
 def _in_compute_dtype(hidden: Tensor) -> Tensor:
@@ -29,8 +30,8 @@ def _wide(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
-def _chunk_rows(vocabulary: int) -> int:
-    return max(64, _CHUNK_ELEMENTS // vocabulary)
+def _chunk_rows(head: Tensor) -> int:
+    return max(64, CHUNK_ELEMENTS.get(head.device.type, CHUNK_ELEMENTS["cpu"]) // head.shape[0])
 
 
 class _SummedCrossEntropy(torch.autograd.Function):
@@ -43,7 +44,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
         to_hidden = torch.empty_like(hidden)
         to_head = torch.zeros_like(head, dtype=_wide(hidden)) if ctx.needs_input_grad[1] else None
         total = torch.zeros((), dtype=_wide(hidden), device=hidden.device)
-        rows = _chunk_rows(head.shape[0])
+        rows = _chunk_rows(head)
         for begin in range(0, hidden.shape[0], rows):
             states, wanted = filled(hidden[begin : begin + rows]), labels[begin : begin + rows, None]
             count = len(wanted)
@@ -75,7 +76,7 @@ class _LogProbabilities(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, head: Tensor, labels: Tensor) -> Tensor:
         # hidden (N, D), head (V, D), labels (N,) -> (N,)
         ctx.save_for_backward(hidden, head, labels)
-        weight, rows = head.to(hidden.dtype), _chunk_rows(head.shape[0])
+        weight, rows = head.to(hidden.dtype), _chunk_rows(head)
         out = torch.empty(hidden.shape[0], dtype=_wide(hidden), device=hidden.device)
         for begin in range(0, hidden.shape[0], rows):
             wanted = labels[begin : begin + rows, None]
@@ -88,7 +89,7 @@ class _LogProbabilities(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
         hidden, head, labels = ctx.saved_tensors
         (gradient,) = gradients
-        weight, rows = head.to(hidden.dtype), _chunk_rows(head.shape[0])
+        weight, rows = head.to(hidden.dtype), _chunk_rows(head)
         to_hidden = torch.empty_like(hidden)
         to_head = torch.zeros_like(head, dtype=_wide(hidden)) if ctx.needs_input_grad[1] else None
         for begin in range(0, hidden.shape[0], rows):
