@@ -239,7 +239,7 @@ def test_training_is_told_by_the_clock_and_by_processor_time(tmp_path, monkeypat
     assert "are equal (1e-05)" in processor.notes[-1]
     assert "are equal (0.001)" in pairs.notes[-1]
     losses["loop-bf16"][1] = 2.001
-    assert "DIFFER" in training.bench(tmp_path, 1)[1].notes[-1]
+    assert "DIFFER" in list(training.bench(tmp_path, 1))[1].notes[-1]
 
 
 @pytest.mark.filterwarnings("ignore")  # of TRL
