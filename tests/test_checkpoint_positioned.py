@@ -67,8 +67,12 @@ def test_a_file_has_its_blocks_before_its_first_byte(tmp_path: Path) -> None:
         if not set_apart(file.fileno(), 1 << 20):
             pytest.skip("this file system sets nothing apart")
         found = os.fstat(file.fileno())
-    assert found.st_size == 1 << 20
-    assert found.st_blocks * 512 >= 1 << 20
+        assert found.st_size == 1 << 20
+        assert found.st_blocks * 512 >= 1 << 20
+        assert set_apart(file.fileno(), 4096, 3 << 20)
+        found = os.fstat(file.fileno())
+    assert found.st_size == (3 << 20) + 4096  # with a hole before
+    assert found.st_blocks * 512 < 2 << 20
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="fallocate is Linux's")

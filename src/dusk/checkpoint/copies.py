@@ -20,7 +20,15 @@ from types import TracebackType
 from typing import Self
 
 from dusk.checkpoint.pickles import PICKLE_SUFFIX
-from dusk.checkpoint.positioned import PAGE_BYTES, InputFile, InputFiles, open_direct, page_memory, write_at
+from dusk.checkpoint.positioned import (
+    PAGE_BYTES,
+    InputFile,
+    InputFiles,
+    open_direct,
+    page_memory,
+    set_apart,
+    write_at,
+)
 from dusk.checkpoint.runs import Run, runs
 from dusk.checkpoint.shards import BLOCK_BYTES, Shard, write_index
 from dusk.checkpoint.threads import in_threads
@@ -167,6 +175,7 @@ class Target:
                 self._copy_piece(piece, buffer, self._by_kernel(piece) if self._kernel_copies else 0)
                 told.add(piece.length)
 
+        self._set_apart(parts)
         step = _KERNEL_BYTES if self._kernel_copies else _BUFFER_BYTES
         in_threads(work, [piece for part in parts for piece in _pieces(part, step)])
 
@@ -183,7 +192,18 @@ class Target:
                     told.add(piece.length)
                 digests[name] = digest.hexdigest()
 
+        self._set_apart([part for _, part in parts])
         in_threads(work, parts)
+
+    def _set_apart(self, parts: Sequence[Part]) -> None:
+        """Blocks for what is copied; what is shared has them, and zeros need none."""
+        for part in parts:
+            if (
+                self.direct is not None
+                and part.length
+                and not set_apart(self.handle, part.length, part.position)
+            ):
+                return
 
     def _copy_piece(self, piece: Part, buffer: memoryview, done: int = 0) -> None:
         while done < piece.length:

@@ -148,15 +148,15 @@ def _in_pages(length: int) -> int:
     return -(-length // PAGE_BYTES) * PAGE_BYTES
 
 
-def set_apart(handle: int, size_bytes: int) -> bool:
-    """Gives an open file all its blocks; False where the system cannot, OSError where the disk has not as many.
+def set_apart(handle: int, length: int, position: int = 0) -> bool:
+    """Gives a part of an open file its blocks; False where the system cannot, OSError where the disk lacks them.
 
     Not by `os.posix_fallocate`, which writes to every block where the file system has no way to do it at once.
     """
     fallocate = getattr(ctypes.CDLL(None, use_errno=True), "fallocate", None)
     if fallocate is None:
         return False
-    done = fallocate(handle, 0, ctypes.c_int64(0), ctypes.c_int64(size_bytes))
+    done = fallocate(handle, 0, ctypes.c_int64(position), ctypes.c_int64(length))
     if done != 0 and ctypes.get_errno() in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return bool(done == 0)
