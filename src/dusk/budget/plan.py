@@ -160,9 +160,8 @@ def _depth(base: Shape, given: Mapping[str, Any]) -> int:
 
 def _lighter(given: Mapping[str, Any]) -> bool:
     """Whether a stage holds less than full training with AdamW does, and nobody says how much less."""
-    return given.get("optimizer") == "muon" or any(
-        key.startswith("lora") and value for key, value in given.items()
-    )
+    adapters = any(key.startswith("lora") and value for key, value in given.items())
+    return adapters or given.get("optimizer") == "muon"
 
 
 def _work(shape: Shape, settings: StageSettings) -> Work:

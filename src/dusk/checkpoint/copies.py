@@ -197,13 +197,9 @@ class Target:
 
     def _set_apart(self, parts: Sequence[Part]) -> None:
         """Blocks for what is copied; what is shared has them, and zeros need none."""
-        for part in parts:
-            if (
-                self.direct is not None
-                and part.length
-                and not set_apart(self.handle, part.length, part.position)
-            ):
-                return
+        if self.direct is not None:
+            for part in parts:
+                set_apart(self.handle, part.length, part.position)
 
     def _copy_piece(self, piece: Part, buffer: memoryview, done: int = 0) -> None:
         while done < piece.length:

@@ -74,14 +74,14 @@ class TrainSettings:
                 "fp32 unless the optimizer is adamw-bf16: others would round most updates away",
             ),
             *(
-                ("update_in_backward", fine or not self.update_in_backward, f"off unless {rule}")
+                ("update_in_backward", fine or not self.update_in_backward, rule)
                 for fine, rule in (
-                    (self.optimizer == "adamw-bf16", "the optimizer is adamw-bf16"),
+                    (self.optimizer == "adamw-bf16", "used with optimizer adamw-bf16"),
                     (
                         self.grad_clip == 0,
-                        "grad_clip is 0: the norm of all gradients is known too late to clip",
+                        "used with grad_clip 0: the norm of all gradients is known too late to clip",
                     ),
-                    (self.spike_guard is None, "spike_guard is not given: no update can be skipped"),
+                    (self.spike_guard is None, "used without spike_guard: no update can be skipped"),
                 )
             ),
             ("save_dtype", self.save_dtype in get_args(SavedType), "source, fp32 or bf16"),
