@@ -7,7 +7,7 @@ from bench.training_data import CONTEXT
 
 STEPS, WARM_STEPS = 6, 1
 STEP_TOKENS = 8192
-PASS_TOKENS = {"pretrain": 4096, "sft": 2048, "dpo": 2048}  # each the fastest that keeps within TRL's memory
+PASS_TOKENS = {"pretrain": 4096, "sft": 2048, "dpo": 4096}  # each the fastest that keeps within TRL's memory
 SETTINGS: dict[str, Any] = {
     "tokens": STEPS * STEP_TOKENS,
     "batch_tokens": STEP_TOKENS,

@@ -5,22 +5,20 @@ layer, the embeddings, the head and the hidden states. Weights that transformers
 than the checkpoint does (fused experts) are written into a passing folder first, which takes their room.
 """
 
-import ctypes
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig
 
+from dusk import freed_memory
 from dusk.errors import CheckpointError
 
 logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)  # that layers are on the disk is meant
-
-_M_MMAP_THRESHOLD = -3  # malloc.h of glibc
 
 Loading = Mapping[str, Any]
 """What transformers says about the names it found: missing, unexpected and mismatched keys."""
@@ -29,19 +27,9 @@ Loading = Mapping[str, Any]
 @contextmanager
 def layers_on_disk(folder: Path, model_class: Any, device: torch.device) -> Iterator[tuple[Any, Loading]]:
     """The model with its layers on the disk and the rest on the device; see `load`."""
-    _give_freed_weights_back()
+    freed_memory.give_back()
     with tempfile.TemporaryDirectory(prefix="dusk-layers-") as scratch:
         yield load(folder, model_class, layers_on=(scratch, device))
-
-
-def _give_freed_weights_back() -> None:
-    """Has glibc unmap tensors of 1 MiB or more when they are freed.
-
-    Left alone it raises that threshold to 32 MiB as such tensors are freed, and keeps the memory of smaller
-    ones: many layers' worth of a model with weights below that size.
-    """
-    with suppress(OSError, AttributeError, TypeError):  # another C library
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 20)
 
 
 def load(

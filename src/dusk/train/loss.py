@@ -81,8 +81,7 @@ class _LogProbabilities(torch.autograd.Function):
         for begin in range(0, hidden.shape[0], rows):
             wanted = labels[begin : begin + rows, None]
             logits = (filled(hidden[begin : begin + rows]) @ weight.T)[: len(wanted)].to(out.dtype)
-            chosen = logits.gather(1, wanted)[:, 0]
-            out[begin : begin + rows] = chosen - logits.logsumexp(1)
+            out[begin : begin + rows] = logits.log_softmax(1).gather(1, wanted)[:, 0]
         return out
 
     @staticmethod

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from dusk import freed_memory
 from dusk.train.compiled import compile_layers
 from dusk.train.distribution import on_main, spread
 from dusk.train.layer_rates import apply_layer_rates
@@ -34,6 +35,7 @@ def prepared(
         SettingError: settings that need a layer map which is not there, adapt layers that are not, or need a
             compiler that is not there.
     """
+    freed_memory.keep()
     on_main(lambda: require_trainable(model))
     adapters = Adapters.into(model, settings)
     rates = apply_layer_rates(model, settings, layer_map)
