@@ -194,8 +194,9 @@ class TestSupport:
             ({"model_type": "cohere", "logit_scale": 0.25}, "scales, caps or shifts"),
             ({"model_type": "phi"}, "head has a bias"),
             ({"model_type": "bloom"}, "attention of its own"),
+            ({"model_type": "llama4_text"}, "its decoder from its output head"),
         ],
-        ids=["soft-capped-attention", "soft-capped-logits", "granite", "cohere", "head-bias", "alibi"],
+        ids=["capped-attention", "capped-logits", "granite", "cohere", "head-bias", "alibi", "no-decoder"],
     )
     def test_refused(self, config: dict[str, Any], reason: str):
         from transformers import AutoConfig

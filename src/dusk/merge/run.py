@@ -149,7 +149,7 @@ def _describe(folder: Path, models: Sequence[Checkpoint], report: MergeReport) -
         inputs=tuple(Source.of(model) for model in models),
         layer_map=_common_layer_map(models),
         settings=report.settings,
-        versions=installed_versions("numpy"),
+        versions=installed_versions("numba", "numpy"),
         results=results,
         lineage=ancestry(*(model.path for model in models)),
     )

@@ -4,8 +4,6 @@ Architectures name their peculiarities differently and new ones come with every 
 measured: packed documents must come out as each alone, and logits must be hidden states times the head.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -20,13 +18,20 @@ _TOLERANCE = 1e-3
 
 @torch.no_grad()
 def require_trainable(model: PreTrainedModel) -> None:
-    """Raises `CheckpointError` with everything about `model` that this trainer would get wrong."""
+    """Raises `CheckpointError` with everything about `model` that this trainer would get wrong.
+
+    Two passes through the model, whose layers may lie on the disk.
+    """
     was_training = model.training
     model.eval()
-    rows = min(model.get_input_embeddings().weight.shape[0], 1 << 15)
+    vocabulary = min(model.get_input_embeddings().weight.shape[0], 1 << 15)
     random = torch.Generator().manual_seed(0)
-    tokens = torch.randint(rows, (sum(_LENGTHS),), generator=random).to(model.device)
-    problems = [fault for fault in (_attention_fault(model, tokens), _head_fault(model, tokens)) if fault]
+    rows = torch.randint(vocabulary, (len(_LENGTHS), max(_LENGTHS)), generator=random).to(model.device)
+    if model.get_decoder() is model:
+        problems = ["transformers does not tell its decoder from its output head"]
+    else:
+        alone, head_fault = _alone(model, rows)
+        problems = [fault for fault in (_attention_fault(model, rows, alone), head_fault) if fault]
     model.train(was_training)
     if problems:
         raise CheckpointError(
@@ -36,47 +41,51 @@ def require_trainable(model: PreTrainedModel) -> None:
         )
 
 
-def _attention_fault(model: PreTrainedModel, tokens: Tensor) -> str | None:
-    """What is wrong with attention over packed documents; None if nothing is."""
-    if getattr(model.config.get_text_config(), "attention_chunk_size", None):
-        return "its attention goes by chunks, which packed attention does not know"
-    positions = torch.cat([torch.arange(length, device=tokens.device) for length in _LENGTHS])
-    packing = packing_of(torch.tensor([0, *_LENGTHS], device=tokens.device).cumsum(0))
-    decoder = model.get_decoder()
-    try:
-        alone = [_states(decoder, some) for some in tokens.split(_LENGTHS)]
-        with packed(model):
-            together = _states(decoder, tokens, position_ids=positions[None], packing=packing)
-    except (ValueError, CheckpointError, TypeError) as error:
-        return f"packed attention fails: {error}"
-    return None if _same(torch.cat(alone), together) else "documents packed together change one another"
+def _alone(model: PreTrainedModel, rows: Tensor) -> tuple[Tensor, str | None]:
+    """Hidden states of each row by itself, by the model's own attention.
 
-
-def _states(decoder: PreTrainedModel, tokens: Tensor, **packing: Any) -> Tensor:
-    states: Tensor = decoder(input_ids=tokens[None], use_cache=False, **packing).last_hidden_state[0]
-    return states
-
-
-def _head_fault(model: PreTrainedModel, tokens: Tensor) -> str | None:
-    """What logits are besides hidden states times the head (a bias, a scale, a soft cap); None if nothing."""
+    And what logits are besides hidden states times the head (a bias, a scale, a soft cap); None if nothing.
+    """
     head = model.get_output_embeddings()
-    if getattr(head, "bias", None) is not None:
-        return "its output head has a bias"
-    grown: list[Tensor] = []
+    states: list[Tensor] = []
 
     def grow(_module: torch.nn.Module, _inputs: object, output: object) -> object:
         hidden = output.last_hidden_state  # type: ignore[attr-defined]
         largest = (hidden @ head.weight.T).abs().max().clamp(min=1e-12)
         output.last_hidden_state = hidden * (_LARGE_LOGITS / largest)  # type: ignore[attr-defined]
-        grown.append(output.last_hidden_state)  # type: ignore[attr-defined]
+        states.extend((hidden, output.last_hidden_state))  # type: ignore[attr-defined]
         return output
 
     hook = model.get_decoder().register_forward_hook(grow)
     try:
-        logits = model(input_ids=tokens[None], use_cache=False).logits
+        logits = model(input_ids=rows, use_cache=False).logits
     finally:
         hook.remove()
-    return None if _same(grown[0] @ head.weight.T, logits) else "it scales, caps or shifts its logits"
+    alone, grown = states
+    if getattr(head, "bias", None) is not None:
+        return alone, "its output head has a bias"
+    return alone, None if _same(grown @ head.weight.T, logits) else "it scales, caps or shifts its logits"
+
+
+def _attention_fault(model: PreTrainedModel, rows: Tensor, alone: Tensor) -> str | None:
+    """What is wrong with attention over packed documents, the beginnings of rows; None if nothing is."""
+    if getattr(model.config.get_text_config(), "attention_chunk_size", None):
+        return "its attention goes by chunks, which packed attention does not know"
+    tokens = _beginnings(rows)
+    positions = torch.cat([torch.arange(length, device=tokens.device) for length in _LENGTHS])
+    packing = packing_of(torch.tensor([0, *_LENGTHS], device=tokens.device).cumsum(0))
+    try:
+        with packed(model):
+            together = model.get_decoder()(
+                input_ids=tokens[None], position_ids=positions[None], use_cache=False, packing=packing
+            ).last_hidden_state[0]
+    except (ValueError, CheckpointError, TypeError) as error:
+        return f"packed attention fails: {error}"
+    return None if _same(_beginnings(alone), together) else "documents packed together change one another"
+
+
+def _beginnings(rows: Tensor) -> Tensor:
+    return torch.cat([row[:length] for row, length in zip(rows, _LENGTHS, strict=True)])
 
 
 def _same(expected: Tensor, found: Tensor) -> bool:
