@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 
 from dusk.data.packing import TokenDocument, TokenStore, build_store
-from dusk.train import shapes
+from dusk.train import objectives, shapes
 from dusk.train.attention import packed
 from dusk.train.batch import packed_batch
 from dusk.train.objectives import NextToken
@@ -75,13 +75,22 @@ def test_products_have_rows_that_come_again(
     with Shapes() as filled:
         found = step(folder, objective, autocast=autocast)
     assert {size for size in filled.sizes if size % 32} <= {16}  # the size of a head
-    monkeypatch.setattr(shapes, "_MULTIPLE", 1)
+    for module in (shapes, objectives):
+        monkeypatch.setattr(module, "rows_missing", lambda rows: 0)
     with Shapes() as ragged:
         expected = step(folder, objective, autocast=autocast)
     assert sum(LENGTHS) in ragged.sizes  # 277
     for one, other in zip(found, expected, strict=True):
         scale = float(other.abs().max())
         torch.testing.assert_close(one, other, rtol=0, atol=0.01 * scale)
+
+
+def test_at_most_a_32nd_is_filled_up_from_1024_rows_on():
+    assert [rows + shapes.rows_missing(rows) for rows in (1, 32, 33, 1024, 1025)] == [32, 32, 64, 1024, 1056]
+    assert [rows + shapes.rows_missing(rows) for rows in (2047, 2049, 4096, 4097)] == [2048, 2112, 4096, 4224]
+    for power in range(10, 20):
+        numbers = {rows + shapes.rows_missing(rows) for rows in range((1 << power) + 1, (2 << power) + 1)}
+        assert len(numbers) == 32
 
 
 def test_other_arithmetic_is_left_as_it_is():
