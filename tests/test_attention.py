@@ -227,7 +227,7 @@ class TestSupport:
 
 
 @pytest.mark.parametrize("length", [9, 300])
-@pytest.mark.parametrize("window", [None, 1, 5, 290])
+@pytest.mark.parametrize("window", [None, 1, 5, 130, 290])
 @pytest.mark.parametrize("tiles", [False, True])
 def test_products_are_sdpa_forward_and_backward(
     length: int, window: int | None, tiles: bool, monkeypatch: pytest.MonkeyPatch

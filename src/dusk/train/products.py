@@ -60,8 +60,6 @@ def attention_by_products(
     query: Tensor, key: Tensor, value: Tensor, *, window: int | None, scale: float | None
 ) -> Tensor:
     """Causal attention of whole rows: (B, heads, L, size) and key heads -> as the query."""
-    if window is not None and window >= query.shape[2]:
-        window = None
     return _Attention.apply(query, key, value, window, scale)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -101,7 +99,8 @@ def _chunks(length: int, window: int | None) -> Iterator[tuple[slice, slice]]:
 def _weights(rows: Tensor, keys: Tensor, chunk: slice, sight: slice, window: int | None) -> Tensor:
     """softmax(rows keys^T) over what is seen: rows (N, heads * queries, size), keys (N, L, size)."""
     scores = torch.bmm(rows, keys[:, sight].mT)
-    begin = chunk.start if window is None else sight.start  # all queries see what is before
+    all_see_before = window is None or chunk.stop <= window
+    begin = chunk.start if all_see_before else sight.start
     unseen = _unseen(chunk.start - begin, chunk.stop - begin, window, scores.dtype)
     scores.unflatten(1, (-1, len(unseen)))[..., begin - sight.start :] += unseen
     return scores.softmax(-1)
