@@ -8,7 +8,6 @@ import pytest
 
 _MEASURE = """
 import resource
-import sys
 import torch
 from dusk import freed_memory
 

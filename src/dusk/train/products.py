@@ -36,13 +36,12 @@ class _Attention(torch.autograd.Function):
         saved = ctx.saved_tensors  # read once: gradient checkpointing makes them again for each reading
         whole = saved[0].shape
         query, key, value, gradient = map(filled, (*saved, gradients[0]))
-        shape = key.flatten(0, 1).shape
         queries, outs = _by_key_head(query * ctx.scale, key), _by_key_head(gradient, key)
-        keys, values = key.reshape(shape), value.reshape(shape)
+        keys, values = key.flatten(0, 1), value.flatten(0, 1)
         to_queries = torch.empty_like(queries)
         wide = torch.promote_types(key.dtype, torch.float32)  # what is summed over chunks
-        to_keys, to_values = torch.zeros(shape, dtype=wide), torch.zeros(shape, dtype=wide)
-        for chunk, sight in _chunks(shape[1], ctx.window):
+        to_keys, to_values = (torch.zeros(states.shape, dtype=wide) for states in (keys, values))
+        for chunk, sight in _chunks(keys.shape[1], ctx.window):
             rows, out = (states[:, :, chunk].flatten(1, 2) for states in (queries, outs))
             weights = _weights(rows, keys, chunk, sight, ctx.window)
             to_weights = torch.bmm(out, values[:, sight].mT)
